@@ -5,4 +5,11 @@ d = { 'settings': { 'branch': 'main',
                 'doc_host': 'https://norm-course.github.io',
                 'git_url': 'https://github.com/norm-course/init-and-norm',
                 'lib_path': 'course_lib'},
-  'syms': {}}
+  'syms': { 'course_lib.core': { 'course_lib.core._to_cpu': ('core.html#_to_cpu', 'course_lib/core.py'),
+                                 'course_lib.core.clean_ipython_hist': ('core.html#clean_ipython_hist', 'course_lib/core.py'),
+                                 'course_lib.core.clean_mem': ('core.html#clean_mem', 'course_lib/core.py'),
+                                 'course_lib.core.clean_tb': ('core.html#clean_tb', 'course_lib/core.py'),
+                                 'course_lib.core.map_nested': ('core.html#map_nested', 'course_lib/core.py'),
+                                 'course_lib.core.set_seed': ('core.html#set_seed', 'course_lib/core.py'),
+                                 'course_lib.core.to_cpu': ('core.html#to_cpu', 'course_lib/core.py'),
+                                 'course_lib.core.to_device': ('core.html#to_device', 'course_lib/core.py')}}}
