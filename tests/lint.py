@@ -1,0 +1,227 @@
+"""Project lint: what nbdev does not check. `python tests/lint.py [--fix] [notebooks]`
+
+Every rule is a function that takes a `Page` (or all pages) and yields messages. `--fix` writes what is
+derived from settings.ini: the Colab badge, the Colab install cell and README.md (made from nbs/index.ipynb).
+"""
+import argparse, ast, json, re, subprocess, sys, uuid
+from collections import defaultdict
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_KB, MAX_LINES = 500, 30
+# Machine paths, registry hosts: nothing that is committed names them.
+FORBIDDEN = re.compile('|'.join([r'/wor' r'k/', r'/roo' r't/', r'/ho' r'me/\w+/', r'/tm' r'p/[\w.-]+', r'py' r'pi\.org',
+                                 r'python' r'hosted', r'registry\.np' r'mjs']))
+
+
+def settings(root=ROOT):
+    ini = ConfigParser(delimiters=['='])
+    ini.read(Path(root)/'settings.ini', encoding='utf-8')
+    return ini['DEFAULT']
+
+
+class Page:
+    "A notebook with what the rules ask of it."
+    def __init__(self, path, root=ROOT):
+        self.path, self.root = Path(path), Path(root)
+        self.name = self.path.relative_to(self.root/'nbs').as_posix()
+        self.nb = json.loads(self.path.read_text(encoding='utf-8'))
+        for c in self.nb['cells']: c['source'] = ''.join(c['source'])
+        self.cells = self.nb['cells']
+        self.code = [c for c in self.cells if c['cell_type'] == 'code']
+        self.md = '\n'.join(c['source'] for c in self.cells if c['cell_type'] == 'markdown')
+
+    @property
+    def is_lesson(self): return bool(re.match(r'\d\d\w*_', self.name))
+    @property
+    def module(self):
+        "The module this page exports to, or None"
+        m = re.search(r'^#\| *default_exp +(\S+)', '\n'.join(c['source'] for c in self.code), re.M)
+        return m and m[1]
+
+    def trees(self):
+        "Each code cell with its syntax tree; magics are blanked, as they define nothing"
+        for c in self.code:
+            src = re.sub(r'^(\s*)[%!].*$', r'\1pass', c['source'], flags=re.M)
+            try: yield c, ast.parse(src)
+            except SyntaxError as e: yield c, e
+
+    def defined(self):
+        for c, t in self.trees():
+            if not isinstance(t, ast.AST): continue
+            for n in t.body:
+                if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)): yield n.name
+
+    def imports(self):
+        "(module, is it a star import) for each import from the course"
+        for c, t in self.trees():
+            if not isinstance(t, ast.AST): continue
+            for n in ast.walk(t):
+                if isinstance(n, ast.ImportFrom) and (n.module or '').startswith('course_lib'):
+                    mod = n.module.removeprefix('course_lib').lstrip('.')
+                    yield from ((mod or a.name, a.name == '*') for a in n.names)
+                if isinstance(n, ast.Import):
+                    yield from ((a.name.removeprefix('course_lib.'), False) for a in n.names if a.name.startswith('course_lib.'))
+
+
+def colab_parts(name, cfg):
+    "Badge and install cell of the notebook `name`, derived from settings.ini"
+    url = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{name}"
+    badge = f'[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({url})'
+    cell = ("#| hide\nimport sys\nif 'google.colab' in sys.modules:\n"
+            f"    %pip install -q \"{cfg['lib_name']} @ git+{cfg['git_url']}@v{cfg['version']}\"")
+    return badge, cell
+
+
+# ---- rules for one page
+def rule_parts(p, cfg):
+    "A lesson has title, claim, badge, Colab cell, Summary and References"
+    if not p.is_lesson: return
+    first = p.cells[0]['source'] if p.cells else ''
+    badge, cell = colab_parts(p.name, cfg)
+    if not re.match(r'# \S', first): yield 'first cell has no "# Title"'
+    if not re.search(r'^> \S', first, re.M): yield 'first cell has no "> claim"'
+    if badge not in first: yield 'Colab badge is missing or not the one settings.ini gives (run `python tests/lint.py --fix`)'
+    if not any(c['source'] == cell for c in p.code): yield 'Colab install cell is missing or stale (run `python tests/lint.py --fix`)'
+    for h in ('Summary', 'References'):
+        if not re.search(rf'^## {h}', p.md, re.M): yield f'no "## {h}" section'
+
+def rule_outputs(p, cfg):
+    "No saved error, warning, progress bar or live widget; figures carry a caption and alt text"
+    for c in p.code:
+        for o in c.get('outputs', []):
+            data = o.get('data', {})
+            if o.get('output_type') == 'error': yield f"cell {c['id']}: a saved error output ({o.get('ename')})"
+            if o.get('name') == 'stderr': yield f"cell {c['id']}: saved stderr output (a warning or a progress bar)"
+            if any('widget' in k for k in data): yield f"cell {c['id']}: a saved live widget"
+            if any(k.startswith('image/') for k in data):
+                for d in ('fig-cap', 'fig-alt'):
+                    if f'#| {d}:' not in c['source']: yield f"cell {c['id']}: figure without #| {d}:"
+    if p.is_lesson and not any(c.get('outputs') for c in p.code): yield 'no saved outputs: a reader of the site sees nothing'
+
+def rule_size(p, cfg):
+    "A page stays under 500 KB, a cell under 31 lines"
+    kb = p.path.stat().st_size/1000
+    if kb > MAX_KB: yield f'{kb:.0f} KB, more than {MAX_KB}'
+    for c in p.code:
+        n = len(c['source'].splitlines())
+        if n > MAX_LINES: yield f"cell {c['id']}: {n} lines, more than {MAX_LINES}"
+
+def rule_star(p, cfg):
+    "No `import *` between our own modules"
+    for mod, star in p.imports():
+        if star: yield f'`from course_lib.{mod} import *`: name what you import'
+
+def rule_experiment(p, cfg):
+    "An experiment notebook imports what it uses: it defines nothing"
+    if p.is_lesson and not p.module:
+        for n in p.defined(): yield f'experiment notebook defines `{n}`: export it from its own notebook'
+
+def rule_syntax(p, cfg):
+    for c, t in p.trees():
+        if isinstance(t, SyntaxError) and not c['source'].startswith('%%'): yield f"cell {c['id']}: {t}"
+
+
+# ---- rules for all pages together
+def rule_unique(pages):
+    "A name is defined in one notebook only"
+    where = defaultdict(set)
+    for p in pages:
+        for n in p.defined(): where[n].add(p.name)
+    for n, ps in sorted(where.items()):
+        if len(ps) > 1: yield f"`{n}` is defined in {', '.join(sorted(ps))}"
+
+def rule_downwards(pages):
+    "A lesson imports only from lessons before it"
+    home = {p.module: p.name for p in pages if p.module}
+    home['norms'] = '13_runningbatchnorm.ipynb'   # the package gathers the four norm modules
+    for p in pages:
+        if not p.is_lesson: continue
+        for mod, _ in p.imports():
+            if mod in home and home[mod] > p.name: yield f'{p.name}: upward import of course_lib.{mod} ({home[mod]})'
+
+RULES = [rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_syntax]
+
+
+def rule_paths(root=ROOT):
+    "No tracked text file names a path of somebody's machine or a registry's host"
+    files = subprocess.run(['git', 'ls-files'], cwd=root, capture_output=True, text=True).stdout.split('\n')
+    for f in filter(None, files):
+        q = Path(root)/f
+        if q.is_symlink() or not q.is_file() or q.suffix in ('.png', '.parquet', '.gz'): continue
+        m = FORBIDDEN.search(q.read_text(encoding='utf-8', errors='ignore'))
+        if m: yield f'{f}: names {m[0]}'
+
+def rule_readme(root=ROOT):
+    "README.md is what nbs/index.ipynb yields"
+    if (Path(root)/'README.md').read_text(encoding='utf-8') != readme(root):
+        yield 'README.md differs from nbs/index.ipynb (run `python tests/lint.py --fix`)'
+
+
+def readme(root=ROOT):
+    "README.md from nbs/index.ipynb: its Markdown, its visible code and printed outputs"
+    parts = ['<!-- Made from nbs/index.ipynb by `python tests/lint.py --fix`: edit that. -->']
+    for c in Page(Path(root)/'nbs/index.ipynb', root).cells:
+        lines = c['source'].splitlines()
+        if c['cell_type'] == 'markdown': parts.append(c['source'])
+        elif c['cell_type'] == 'code' and not re.search(r'^#\| *hide', c['source'], re.M):
+            body = '\n'.join(l for l in lines if not l.startswith('#|')).strip()
+            if body: parts.append(f'```python\n{body}\n```')
+            for o in c.get('outputs', []):
+                text = o.get('text') or o.get('data', {}).get('text/markdown') or o.get('data', {}).get('text/plain') or ''
+                if text: parts.append('```\n' + ''.join(text).rstrip() + '\n```' if 'text/markdown' not in o.get('data', {}) else ''.join(text))
+    return '\n\n'.join(parts).rstrip() + '\n'
+
+
+def pages_of(root=ROOT):
+    return [Page(p, root) for p in sorted((Path(root)/'nbs').rglob('*.ipynb'))
+            if not any(d.startswith(('.', '_')) for d in p.relative_to(root).parts)]
+
+def lint(root=ROOT, only=None):
+    "All messages, one a line"
+    cfg, pages = settings(root), pages_of(root)
+    for p in pages:
+        if only and p.path.resolve() not in only: continue
+        for rule in RULES: yield from (f'{p.name}: {m}' for m in rule(p, cfg))
+    if only: return
+    for rule in (rule_unique, rule_downwards): yield from rule(pages)
+    for rule in (rule_paths, rule_readme): yield from rule(root)
+
+
+def fix(p, cfg):
+    "Write badge and install cell into the lesson `p`"
+    if not p.is_lesson or not p.cells: return
+    before = json.dumps(p.nb)
+    badge, cell = colab_parts(p.name, cfg)
+    first = p.cells[0]
+    kept = re.sub(r'\n*\[!\[Open In Colab\].*', '', first['source']).rstrip()
+    head, rest = re.match(r'(# .*\n+(?:>.*\n?)+)?([\s\S]*)', kept + '\n').groups()
+    first['source'] = '\n\n'.join(filter(None, [(head or '').strip(), badge, rest.strip()]))
+    old = [c for c in p.code if "'google.colab' in sys.modules" in c['source']]
+    if old: old[0]['source'] = cell
+    else:
+        at = 1 + next((i for i, c in enumerate(p.cells) if 'default_exp' in c['source']), 0)
+        new = dict(cell_type='code', execution_count=None, id=uuid.uuid4().hex[:8], metadata={}, outputs=[], source=cell)
+        p.cells.insert(at, new)
+    if json.dumps(p.nb) == before: return
+    for c in p.cells: c['source'] = c['source'].splitlines(keepends=True)
+    p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--fix', action='store_true', help='write what is derived from settings.ini, then check')
+    ap.add_argument('notebooks', nargs='*', type=Path)
+    a = ap.parse_args()
+    only = {p.resolve() for p in a.notebooks}
+    if a.fix:
+        for p in pages_of():
+            if not only or p.path.resolve() in only: fix(p, settings())
+        if not only: (ROOT/'README.md').write_text(readme(), encoding='utf-8')
+    msgs = list(lint(only=only))
+    print('\n'.join(msgs) or 'lint: nothing found')
+    sys.exit(bool(msgs))
+
+
+if __name__ == '__main__': main()
