@@ -1,0 +1,77 @@
+"The lint passes on this repository and finds each fault that is planted in a copy."
+import json, re, shutil, sys
+from pathlib import Path
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import lint as L
+
+def test_repository_is_clean(): assert list(L.lint()) == []
+
+def cell(src, kind='code', **kw):
+    c = dict(cell_type=kind, id=f'c{abs(hash(src))%10**7}', metadata={}, source=src.splitlines(keepends=True))
+    return c | (dict(execution_count=None, outputs=[]) | kw if kind == 'code' else {})
+
+def page(root, name, *cells, lesson=True):
+    "A page that passes, plus `cells`"
+    badge, colab = L.colab_parts(name, L.settings(root))
+    out = [dict(name='stdout', output_type='stream', text=['1\n'])]
+    base = [cell(f'# T\n\n> Claim.\n\n{badge}', 'markdown'), cell(colab), cell('print(1)', outputs=out)]
+    end = [cell('## Summary\n\n## References', 'markdown')]
+    nb = dict(cells=base + list(cells) + end, metadata={}, nbformat=4, nbformat_minor=5)
+    (root/'nbs'/name).write_text(json.dumps(nb))
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path/'nbs').mkdir()
+    shutil.copy(L.ROOT/'settings.ini', tmp_path)
+    page(tmp_path, '00_a.ipynb', cell('#| default_exp a\ndef f(): pass'))
+    nb = dict(cells=[cell('# Home', 'markdown')], metadata={}, nbformat=4, nbformat_minor=5)
+    (tmp_path/'nbs/index.ipynb').write_text(json.dumps(nb))
+    (tmp_path/'README.md').write_text(L.readme(tmp_path))
+    return tmp_path
+
+def test_clean_copy_passes(root): assert list(L.lint(root)) == []
+
+fig = dict(output_type='display_data', metadata={}, data={'image/png': 'x'})
+err = dict(output_type='error', ename='ValueError', evalue='', traceback=[])
+std = dict(output_type='stream', name='stderr', text=['warn'])
+
+@pytest.mark.parametrize('cells, said', [
+    ([cell('#| default_exp b\ndef f(): pass')], '`f` is defined in 00_a.ipynb, 01_b.ipynb'),
+    ([cell('#| default_exp b\nfrom course_lib.z import g')], 'upward import of course_lib.z'),
+    ([cell('#| default_exp b\nfrom course_lib.a import *')], 'import *'),
+    ([cell('def helper(): pass')], 'experiment notebook defines `helper`'),
+    ([cell('1/0', outputs=[err])], 'saved error output (ValueError)'),
+    ([cell('x', outputs=[std])], 'saved stderr'),
+    ([cell('plot()', outputs=[fig])], 'figure without #| fig-alt:'),
+    ([cell('x = "' + 'y'*510_000 + '"')], 'more than 500'),
+    ([cell('x = 1\n'*31)], '31 lines'),
+    ([cell('def (:')], 'invalid syntax'),
+])
+def test_planted(root, cells, said):
+    page(root, '01_b.ipynb', *cells)
+    page(root, '02_z.ipynb', cell('#| default_exp z\ndef zz(): pass'))
+    assert any(said in m for m in L.lint(root)), list(L.lint(root))
+
+@pytest.mark.parametrize('old, said', [('## Summary', 'no "## Summary"'), ('## References', 'no "## References"'),
+                                       ('# T', 'no "# Title"'), ('> Claim.', 'no "> claim"'), ('colab-badge', 'badge'),
+                                       ('google.colab', 'install cell')])
+def test_missing_part(root, old, said):
+    p = root/'nbs/00_a.ipynb'
+    p.write_text(re.sub(re.escape(old), '', p.read_text()))
+    assert any(said in m for m in L.lint(root))
+
+def test_stale_readme(root):
+    (root/'README.md').write_text('old')
+    assert any('README.md differs' in m for m in L.lint(root))
+
+def test_fix_writes_the_badge(root):
+    p = root/'nbs/00_a.ipynb'
+    p.write_text(p.read_text().replace('open in colab', '').replace('[![Open', '[![Shut'))
+    L.fix(L.Page(p, root), L.settings(root))
+    assert not any('badge' in m for m in L.lint(root))
+
+def test_readme_commands_are_those_of_ci():
+    cmds = [l for l in (L.ROOT/'README.md').read_text().splitlines() if l.startswith('pip install -e')]
+    assert cmds[0].endswith('&& course_train') and cmds[1].endswith('&& nbdev_test && pytest -q')
