@@ -29,7 +29,8 @@ class CancelBatchException(Exception): "Raise in a callback to skip what is left
 # %% ../nbs/03_learner.ipynb #ca15c398
 class Callback:
     "Base of all callbacks: a method named after an event is called with the learner when that event happens."
-    order = 0  # callbacks with a lower order run first; ties run in the order in which they were given
+    order = 0         # callbacks with a lower order run first; ties run in the order in which they were given
+    prepares = False  # does a step need it? (the learning rate finder runs with no others)
 
 # %% ../nbs/03_learner.ipynb #50596b19
 CANCELS = dict(fit=CancelFitException, epoch=CancelEpochException, batch=CancelBatchException)
@@ -52,6 +53,7 @@ def with_cbs(
 # %% ../nbs/03_learner.ipynb #2e019040
 class TrainCB(Callback):
     "The five verbs of a step; pass a subclass in `cbs` to change one of them."
+    prepares = True
     def __init__(self,
         n_inp:int=1,  # how many of the batch's first items go to the model; the rest go to the loss
     ): self.n_inp = n_inp
@@ -99,11 +101,11 @@ def one_epoch(self:Learner,
     training:bool, # learn from the training loader, or measure on the validation loader
 ):
     "One pass over a loader, with the model in the mode and autograd in the state that the pass needs."
-    self.training = training
+    self.training,self.first = training,0  # a callback may set `first`: how many batches are already done
     self.model.train(training)
     self.dl = self.dls.train if training else self.dls.valid
     with torch.set_grad_enabled(training), with_cbs(self, 'epoch'):
-        for self.iter,self.batch in enumerate(self.dl): self.one_batch()
+        for self.iter,self.batch in enumerate(self.dl, self.first): self.one_batch()
 
 # %% ../nbs/03_learner.ipynb #f23bde80
 @patch
@@ -176,7 +178,7 @@ class MetricsCB(Callback):
         self.loss,self.metrics = torcheval_metric('Mean'),{k:torcheval_metric(m) for k,m in metrics.items()}
         self.all = dict(loss=self.loss, **self.metrics)
 
-    def before_fit(self, learn): learn.metrics,self.history = self,[]
+    def before_fit(self, learn): learn.metrics,self.history,self.titled = self,[],False
     def before_epoch(self, learn):
         for m in self.all.values(): m.reset()
 
@@ -202,14 +204,25 @@ def table_line(values):
 
 @patch
 def log(self:MetricsCB, row):
-    "Print a row, and before the first one the names of the columns."
-    if len(self.history)==1: self.write(table_line(row))
+    "Print a row, and before the first one of a fit the names of the columns."
+    if not self.titled: self.write(table_line(row))
+    self.titled = True
     self.write(table_line(row.values()))
+
+@patch
+def state_dict(self:MetricsCB): return dict(history=self.history, sums={k:m.state_dict() for k,m in self.all.items()})
+
+@patch
+def load_state_dict(self:MetricsCB, state):
+    self.history = list(state['history'])
+    for k,m in self.all.items():
+        m.load_state_dict(state['sums'][k])
+        m.to(m.device)
 
 # %% ../nbs/03_learner.ipynb #6970d863
 class DeviceCB(Callback):
     "Put the model, and then each batch, on a device."
-    order = -20
+    order,prepares = -20,True
     def __init__(self,
         device=None,  # anything `torch.device` takes; `None` is `def_device`
     ): self.device = device
@@ -219,7 +232,7 @@ class DeviceCB(Callback):
 # %% ../nbs/03_learner.ipynb #907a48fc
 class BatchTransformCB(Callback):
     "Transform each batch, after `DeviceCB` has moved it."
-    order = -10
+    order,prepares = -10,True
     def __init__(self,
         tfm,                 # called with the batch, returns the new one
         on_train:bool=True,  # in training passes?
@@ -263,7 +276,7 @@ def check(self:NaNGuardCB, learn):
 # %% ../nbs/03_learner.ipynb #d88db490
 class PlainScreen:
     "Where a fit shows itself when nobody watches: finished lines, no bar, no live figure."
-    def __init__(self, total): self.total,self.n,self.start = total,0,time.time()
+    def __init__(self, total, n=0): self.total,self.n,self.first,self.start = total,n,n,time.time()
     def write(self, line): print(line, flush=True)
     def update(self): self.n += 1
     def draw(self, fig): pass
@@ -271,9 +284,9 @@ class PlainScreen:
 
 class TerminalScreen(PlainScreen):
     "A tqdm bar with speed and time left; finished lines scroll above it."
-    def __init__(self, total):
+    def __init__(self, total, n=0):
         from tqdm.auto import tqdm
-        self.bar = tqdm(total=total, leave=False, unit='batch', dynamic_ncols=True)
+        self.bar = tqdm(total=total, initial=n, leave=False, unit='batch', dynamic_ncols=True)
     def write(self, line): self.bar.write(line)
     def update(self): self.bar.update()
     def close(self): self.bar.close()
@@ -281,9 +294,9 @@ class TerminalScreen(PlainScreen):
 # %% ../nbs/03_learner.ipynb #c88d0854
 class NotebookScreen(PlainScreen):
     "Lines with a bar under them, and one figure, each replaced in place; lines and figure are what stays."
-    def __init__(self, total):
+    def __init__(self, total, n=0):
         from IPython.display import display
-        super().__init__(total)
+        super().__init__(total, n)
         self.lines,self.shown,self.fig,self.display = [],0.,None,display
         self.text = display({'text/plain': ''}, raw=True, display_id=True)
 
@@ -292,7 +305,7 @@ class NotebookScreen(PlainScreen):
         self.text.update({'text/plain': '\n'.join([*self.lines, *bar])}, raw=True)
     def meter(self):
         from tqdm.auto import tqdm
-        return tqdm.format_meter(self.n, self.total, time.time()-self.start, unit='batch', ncols=80)
+        return tqdm.format_meter(self.n, self.total, time.time()-self.start, initial=self.first, unit='batch', ncols=80)
 
     def write(self, line): self.lines.append(line); self.show(self.meter())
     def update(self):
@@ -304,11 +317,14 @@ class NotebookScreen(PlainScreen):
     def close(self): self.show()
 
 # %% ../nbs/03_learner.ipynb #66d242cf
-def pick_screen(total):
+def pick_screen(
+    total:int,  # batches in the whole fit
+    n:int=0,    # batches that are done
+):
     "The screen that fits: a notebook's, a terminal's, or a plain one (piped, or under test)."
-    if os.environ.get('IN_TEST'): return PlainScreen(total)
-    if in_notebook(): return NotebookScreen(total)
-    return (TerminalScreen if sys.stderr.isatty() else PlainScreen)(total)
+    if os.environ.get('IN_TEST'): return PlainScreen(total, n)
+    if in_notebook(): return NotebookScreen(total, n)
+    return (TerminalScreen if sys.stderr.isatty() else PlainScreen)(total, n)
 
 # %% ../nbs/03_learner.ipynb #b756eb0d
 class ProgressCB(Callback):
@@ -318,13 +334,10 @@ class ProgressCB(Callback):
         plot:bool=False,  # draw the losses? (in a notebook)
     ): self.plot = plot
 
-    def before_fit(self, learn):
-        per_epoch = sum(len(learn.dls.train if t else learn.dls.valid) for t in learn.passes)
-        self.screen = pick_screen(per_epoch*len(learn.epochs))
-        if hasattr(learn, 'metrics'): learn.metrics.write = self.screen.write
-        self.train,self.valid,self.batch = [],[],[]
+    def before_fit(self, learn): self.screen,self.train,self.valid,self.batch = None,[],[],[]
 
     def after_batch(self, learn):
+        if self.screen is None: self.open(learn)
         self.screen.update()
         if self.plot: self.batch.append((learn.loss.detach(), len(learn.batch[0])))
 
@@ -339,9 +352,16 @@ class ProgressCB(Callback):
 
     def after_fit(self, learn):
         if hasattr(learn, 'metrics'): learn.metrics.write = print
-        if hasattr(self, 'screen'): self.screen.close()
+        if self.screen is not None: self.screen.close()
 
 # %% ../nbs/03_learner.ipynb #91b4bb18
+@patch
+def open(self:ProgressCB, learn):
+    "Choose the screen at the first batch, when it is known how much of the fit is already done."
+    per_epoch = sum(len(learn.dls.train if t else learn.dls.valid) for t in learn.passes)
+    self.screen = pick_screen(per_epoch*learn.n_epochs, per_epoch*learn.epoch+learn.iter)
+    if hasattr(learn, 'metrics'): learn.metrics.write = self.screen.write
+
 @patch
 def draw(self:ProgressCB):
     "The figure of the losses so far, in `self.fig`."
