@@ -48,7 +48,7 @@ def to_device(
 ):               # the same structure on `device`
     "Everything in `x` on `device`; a module is moved in place, as `nn.Module.to` does."
     device = def_device if device is None else device
-    return map_nested(lambda o: o.to(device) if isinstance(o, (torch.Tensor,nn.Module)) else o, x)
+    return map_nested(lambda o: o.to(device) if isinstance(o, (torch.Tensor,torch.nn.Module)) else o, x)
 
 # %% ../nbs/00_core.ipynb #43a46404
 def _to_cpu(x):
