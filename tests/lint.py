@@ -38,7 +38,7 @@ class Page:
     def module(self):
         "The module this page exports to, or None"
         m = re.search(r'^#\| *default_exp +(\S+)', '\n'.join(c['source'] for c in self.code), re.M)
-        return m and m[1]
+        return m and m[1].removesuffix('.__init__')
 
     def trees(self):
         "Each code cell with its syntax tree; magics are blanked, as they define nothing"
@@ -135,7 +135,6 @@ def rule_unique(pages):
 def rule_downwards(pages):
     "A lesson imports only from lessons before it"
     home = {p.module: p.name for p in pages if p.module}
-    home['norms'] = '13_runningbatchnorm.ipynb'   # the package gathers the four norm modules
     for p in pages:
         if not p.is_lesson: continue
         for mod, _ in p.imports():
