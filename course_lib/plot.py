@@ -270,7 +270,7 @@ def _cells_drawn(size, share, most):
 
 # %% ../nbs/01_plot.ipynb #02bd03e4
 def _axes_text(norm, N, C, S, num_groups):
-    "The text below a panel: values a statistic, and number of statistics."
+    "The text below a panel: values per statistic, and number of statistics."
     if norm in ('none','frozen'): return 'no statistic of the batch'
     what = dict(layer=('C·H·W','N',N), rms=('C·H·W','N',N), instance=('H·W','N·C',N*C),
                 group=('C/G·H·W','N·G',N*num_groups)).get(norm, ('N·H·W','C',C))
