@@ -22,10 +22,9 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from .core import def_device
 
 # %% ../nbs/02_datasets.ipynb #a7656abe
-CLASSES = dict(
-    fashion_mnist=['T - shirt / top', 'Trouser', 'Pullover', 'Dress', 'Coat',
-                   'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot'],
-    mnist=list('0123456789'))
+CLASSES = dict(fashion_mnist=[
+    'T - shirt / top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot'
+], mnist=list('0123456789'))
 HUB = dict(fashion_mnist='zalando-datasets/fashion_mnist', mnist='ylecun/mnist')  # on the Hugging Face Hub
 DEBIAN = Path('/usr/share/datasets')  # where Debian's package dataset-fashion-mnist puts its files
 SHA256 = {  # of the uncompressed content: gzip bytes differ between packagers, the content does not
@@ -134,6 +133,7 @@ def from_idx(
     return datasets.DatasetDict({k:dataset_from_arrays(*o, CLASSES[name], f'{name}: {len(o[0]):,} {k} images from IDX files')
                                  for k,o in arrays.items()})
 
+# %% ../nbs/02_datasets.ipynb #09b3b649
 def from_sample(
     name:str='fashion_mnist', # the only one there is
 )->'datasets.DatasetDict':    # splits `train` (6,000) and `test` (1,000)
@@ -165,6 +165,7 @@ def hub_answers(
     asking.join(timeout)
     return bool(answers)
 
+# %% ../nbs/02_datasets.ipynb #bb36aef6
 def from_hub(
     name:str,          # 'fashion_mnist' or 'mnist'
     timeout:float=5.,  # seconds to wait for a first answer
@@ -266,6 +267,7 @@ def epoch_seed(
     "One seed from two numbers, mixed by `numpy.random.SeedSequence`."
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
+# %% ../nbs/02_datasets.ipynb #299ea4bc
 class EpochSampler(Sampler):
     "The rows of an epoch in an order that depends on seed and epoch alone; its position can be saved."
     def __init__(self,
@@ -383,8 +385,10 @@ def _pgm_pixels(
     if found is None: return
     head,w,h = found[0],int(found[1]),int(found[2])
     if any(len(o)!=len(head)+w*h or not o.startswith(head) for o in rows): return
-    return np.frombuffer(b''.join(rows), np.uint8).reshape(len(rows), -1)[:,len(head):].reshape(-1, h, w)
+    x = np.frombuffer(b''.join(rows), np.uint8).reshape(len(rows), -1)
+    return x[:,len(head):].reshape(-1, h, w).copy()
 
+# %% ../nbs/02_datasets.ipynb #9df5b7ce
 def pixels(
     ds,             # Hugging Face `Dataset` with images of one size
     col='image',    # name of the column they are in
@@ -425,7 +429,9 @@ class MemoryLoader:
 
     def batches(self):
         "The batches that are left of this epoch."
-        for i in self.sampler.order().to(self.x.device).split(self.sampler.batch_size):
+        rows,bs = self.sampler.order().to(self.x.device),self.sampler.batch_size
+        for start in range(0, len(rows), bs):
+            i = rows[start:start+bs]
             x = self.x.index_select(0, i).float()
             yield x.mul_(1/(255*self.std)).sub_(self.mean/self.std), self.y[i]
 
@@ -443,6 +449,7 @@ def _column(ds, col):
     if col not in ds.features: raise ValueError(f'in_memory: no column {col!r}, there are {list(ds.features)}')
     return torch.tensor(ds.with_format('arrow')[:][col].to_pylist())
 
+# %% ../nbs/02_datasets.ipynb #03402c89
 @patch(cls_method=True)
 def in_memory(cls:DataLoaders,
     dd,                      # `DatasetDict`: the first split trains, the second validates
@@ -460,6 +467,6 @@ def in_memory(cls:DataLoaders,
     xs = [pixels(ds, cols[0]) for ds in (train,valid)]
     mean,std = pixel_stats(xs[0])
     samplers = EpochSampler(len(train), batch_size, True, seed), EpochSampler(len(valid), valid_batch_size or batch_size, False)
-    shift = dict(mean=mean, std=std) if normalize else {}
+    shift = dict(mean=mean, std=std or 1.) if normalize else {}
     loaders = (MemoryLoader(x.to(device or def_device), y.to(device or def_device), s, **shift) for x,y,s in zip(xs, ys, samplers))
     return cls(*loaders, mean, std)
