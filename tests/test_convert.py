@@ -1,0 +1,209 @@
+"Conversion of the norms of torchvision's models, with random weights: everything else stays what it was."
+import copy
+import pytest, torch
+from torch import nn
+import torchvision.models as tv
+from course_lib.norms import convert as C
+
+torch.set_num_threads(1)
+MODELS = dict(
+    resnet18=(lambda: tv.resnet18(), 64), mobilenet_v3_small=(lambda: tv.mobilenet_v3_small(), 64),
+    densenet121=(lambda: tv.densenet121(), 64), efficientnet_b0=(lambda: tv.efficientnet_b0(), 64),
+    deeplabv3_resnet50=(lambda: tv.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True), 48),
+    googlenet=(lambda: tv.googlenet(weights=None, init_weights=False), 96),
+    vit=(lambda: tv.VisionTransformer(32, 16, 2, 2, 24, 48), 32))
+
+@pytest.fixture(scope='module', params=MODELS)
+def case(request):
+    torch.manual_seed(0)
+    build,size = MODELS[request.param]
+    model = build()
+    for m in model.modules():   # norms as after training, so that nothing hides behind ones and zeros
+        for n in ('weight','running_var'):
+            if C.norm_kind(m) and getattr(m, n, None) is not None: getattr(m, n).data.uniform_(.5, 1.5)
+        for n in ('bias','running_mean'):
+            if C.norm_kind(m) and getattr(m, n, None) is not None: getattr(m, n).data.normal_(0, .2)
+    return request.param, model, torch.randn(2, 3, size, size)
+
+def outputs(y):
+    "All tensors in a model's output"
+    if isinstance(y, torch.Tensor): return [y]
+    return [t for o in (y.values() if isinstance(y, dict) else y) if o is not None for t in outputs(o)]
+
+def skeleton(model):
+    "Everything but the norms: names, classes, parameters and buffers, in order"
+    kept = [(n, type(m)) for n,m in model.named_modules() if C.norm_kind(m) is None and not isinstance(m, nn.Identity)]
+    inside = {f'{n}.' for n,m in model.named_modules() if C.norm_kind(m) or isinstance(m, nn.Identity)}
+    tensors = {k:v for k,v in model.state_dict().items() if not any(k.startswith(o) for o in inside)}
+    return kept, tensors
+
+def assert_same_but_norms(a, b):
+    (ka,ta),(kb,tb) = skeleton(a),skeleton(b)
+    assert ka==kb and list(ta)==list(tb)
+    for k in ta: assert torch.equal(ta[k], tb[k]), k
+    assert {n for n,m in a.named_modules() if C.norm_kind(m)} == {n for n,m in b.named_modules() if C.norm_kind(m) or isinstance(m, nn.Identity)}
+
+@pytest.mark.parametrize('to', ['group','layer','instance','rms','running','frozen','none'])
+def test_nothing_but_the_norms_changes(case, to):
+    name,model,x = case
+    kinds = ('layer',) if name=='vit' else ('batch',)
+    if name=='vit' and to not in ('layer','rms','none'):
+        with pytest.raises(ValueError, match='trailing axes'): C.convert_norms(model, to, kinds)
+        return
+    before = {k:v.clone() for k,v in model.state_dict().items()}
+    new,rows = C.convert_norms(model, to, kinds, library='course', report=True)
+    assert_same_but_norms(model, new)
+    assert len(rows)==len(C.norm_layers(model, kinds)) and not any(r['note'].startswith('left') for r in rows)
+    assert all(torch.equal(before[k], v) for k,v in model.state_dict().items())   # the original is untouched
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in new.parameters()}
+    if to=='instance': new.eval()   # small maps end at 1x1, where training is refused
+    if to!='none' or name!='deeplabv3_resnet50': new.train(to!='instance')
+    loss = sum(y.square().mean() for y in outputs(new(x)))
+    loss.backward()
+    assert all(p.grad is not None for n,p in new.named_parameters() if p.requires_grad and 'aux' not in n)
+
+def test_round_trip_is_exact(case):
+    name,model,x = case
+    to = kinds = 'layer' if name=='vit' else 'batch'
+    ours = C.convert_norms(model, to, (kinds,), library='course')
+    back = C.convert_norms(ours, to, (kinds,), library='torch')
+    assert str(back)==str(model)
+    assert list(back.state_dict())==list(model.state_dict())==list(ours.state_dict())
+    for k,v in model.state_dict().items(): assert torch.equal(v, back.state_dict()[k]), k
+    with torch.no_grad():
+        for a,b,c in zip(*(outputs(m.eval()(x)) for m in (model, ours, back))):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4*a.abs().max().item())
+            assert torch.equal(a, c)
+    model.train()
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1,8,3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8,12,3), nn.BatchNorm2d(12), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(12*4, 6), nn.BatchNorm1d(6))
+X = torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+
+def test_state_is_carried_over():
+    m = net().double()
+    for _ in range(3): m(X.double()+1)
+    m[1].weight.requires_grad_(False); m[4].eval(); m[4].weight.data.uniform_()
+    seen = []
+    m[1].register_forward_hook(lambda *a: seen.append(1))
+    new = C.convert_norms(m, 'running')
+    assert new[1].weight.dtype==torch.float64 and not new[1].weight.requires_grad and not new[4].training and new[1].training
+    for n in ('running_mean','running_var','weight','bias'): torch.testing.assert_close(getattr(new[4], n), getattr(m[4], n), rtol=0, atol=0)
+    new(X.double()); assert seen==[1]
+
+def test_shared_modules_stay_shared():
+    bn = nn.BatchNorm2d(8)
+    m = nn.Sequential(nn.Conv2d(1,8,3), bn, nn.Conv2d(8,8,3), bn)
+    for inplace in (False, True):
+        new = C.convert_norms(m, 'group', inplace=inplace)
+        assert new[1] is new[3] and isinstance(new[1], nn.GroupNorm) and (new is m)==inplace
+
+def test_groups():
+    assert [C.divide_groups(c) for c in (16,24,64,6,7,960,1)] == [1,2,4,1,1,60,1]
+    with pytest.raises(ValueError, match='12 channels cannot be divided into 8'): C.convert_norms(net(), 'group', num_groups=8)
+    assert C.convert_norms(net(), 'group', num_groups=2)[4].num_groups==2
+
+@pytest.mark.parametrize('call, said', [
+    (lambda: C.convert_norms(nn.Sequential(nn.Linear(2,2)), 'group'), 'has no norm of kind batch; it has none at all'),
+    (lambda: C.convert_norms(net(), 'group', kinds=('layer',)), 'it has 3 batch'),
+    (lambda: C.convert_norms(net(), 'grup'), 'unknown kind'), (lambda: C.convert_norms(net(), 'group', library='jax'), 'library'),
+    (lambda: C.convert_norms(nn.BatchNorm2d(2), 'group', inplace=True), 'itself'),
+    (lambda: C.convert_norms(C.BatchNorm(3), 'batch'), "library='course'"),
+    (lambda: C.freeze_norms(nn.Linear(2,2)), 'no norm'), (lambda: C.fold_norms(nn.Linear(2,2)), 'no norm'),
+    (lambda: C.fold_norms(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4,4))), '0: no linear map comes right before it'),
+    (lambda: C.fold_norms(nn.Sequential(nn.Linear(4,4), nn.GroupNorm(2,4))), 'come from each input'),
+    (lambda: C.norm_report(nn.Linear(2,2), X), 'no norm')])
+def test_bad_input(call, said):
+    with pytest.raises(ValueError, match=said): call()
+
+def test_freezing():
+    m = net()
+    m(X)
+    old = [b.clone() for b in m.buffers()]
+    with C.freeze_norms(m, affine=True):
+        m.train(); m(X+1).sum().backward()
+        assert all(torch.equal(a,b) for a,b in zip(old, m.buffers()))
+        assert m[1].weight.grad is None and m[0].weight.grad is not None
+        twin = copy.deepcopy(m).train(); twin(X+2)
+        assert all(torch.equal(a,b) for a,b in zip(old, twin.buffers()))
+    m.train(); m(X+1)
+    assert not torch.equal(old[0], next(m.buffers())) and m[1].weight.requires_grad
+
+def as_one_batch(model, data):
+    "The reference: one training pass over everything, whose statistics replace the running ones"
+    ref = copy.deepcopy(model).double().train()
+    for m in C.norm_layers(ref, ('batch',)).values(): m.momentum = 1.
+    ref(torch.cat(data).double())
+    return {k:v for k,v in ref.state_dict().items() if 'running' in k}
+
+def test_recalibration_equals_one_pass():
+    m = net().double()
+    data = [t.double() for t in (X*3+1).split([5,1,7,3])]
+    want = as_one_batch(m, data)
+    m[2].train(False)
+    done = C.recalibrate(m, [(t, None) for t in data], progress=False)
+    assert done==[m[1],m[4],m[8]] and m.training and not m[2].training
+    for k,v in want.items(): torch.testing.assert_close(m.state_dict()[k], v, rtol=1e-9, atol=1e-12)
+
+def test_recalibration_of_a_residual_net():
+    torch.manual_seed(0)
+    m = tv.resnet18().double()
+    data = [torch.randn(n,3,40,40).double()*2+1 for n in (3,2,4)]
+    want = as_one_batch(m, data)
+    C.recalibrate(m, data, progress=False)
+    for k,v in want.items(): torch.testing.assert_close(m.state_dict()[k], v, rtol=1e-6, atol=1e-9)
+
+@pytest.mark.parametrize('batches, error, said', [
+    ([], ValueError, 'empty'), ([dict(image=X)], TypeError, 'dict'), (iter([X]), TypeError, 'not an iterator'),
+    ([X, 'x'], TypeError, 'str'), ([X[:,:,:5]], RuntimeError, 'mat1')])
+def test_recalibration_that_fails_changes_nothing(batches, error, said):
+    m = net()
+    m(X)
+    old = {k:v.clone() for k,v in m.state_dict().items()}
+    with pytest.raises(error, match=said): C.recalibrate(m, batches, progress=False)
+    assert all(torch.equal(v, m.state_dict()[k]) for k,v in old.items()) and m.training
+
+@pytest.mark.parametrize('library', ['torch','course'])
+@pytest.mark.parametrize('name', ['resnet18','mobilenet_v3_small','efficientnet_b0','googlenet'])
+def test_folding(name, library):
+    torch.manual_seed(0)
+    m = MODELS[name][0]()
+    x = torch.randn(2, 3, MODELS[name][1], MODELS[name][1])
+    with torch.no_grad():
+        for _ in range(2): m(x*2+1)
+        m = C.convert_norms(m, 'batch', library=library).eval()
+        f = C.fold_norms(m, strict=name!='googlenet')   # googlenet's auxiliary heads do not run in evaluation
+        want = copy.deepcopy(m).double()(x.double())
+        assert ((f(x)-want).abs().max()/want.abs().max())<1e-5
+    assert not any(C.norm_kind(o)=='batch' for n,o in f.named_modules() if 'aux' not in n)
+
+def test_folding_linear_transposed_and_bias():
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.ConvTranspose2d(1,4,3,bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4*8*8,5), nn.BatchNorm1d(5, affine=False))
+    for _ in range(3): m(X+1)
+    f = C.fold_norms(m)
+    m.eval()
+    torch.testing.assert_close(f(X), m(X), rtol=1e-4, atol=1e-5)
+    assert isinstance(f[1], nn.Identity) and isinstance(f[4], nn.Identity) and isinstance(m[1], nn.BatchNorm2d)
+
+class Branchy(nn.Module):
+    def __init__(self): super().__init__(); self.lin,self.norm = nn.Linear(4,4),nn.BatchNorm1d(4)
+    def forward(self, x): return self.norm(self.lin(x)) if x.sum()>0 else x
+class ReadTwice(Branchy):
+    def forward(self, x): y = self.lin(x); return self.norm(y)+y
+
+@pytest.mark.parametrize('model, said', [(Branchy, 'cannot be traced'), (ReadTwice, 'also read elsewhere')])
+def test_folding_refuses(model, said):
+    with pytest.raises(ValueError, match=said): C.fold_norms(model())
+
+def test_report():
+    m = net()
+    for _ in range(50): m(X)
+    rows = C.norm_report(m, X)
+    assert [r['name'] for r in rows]==['1','4','8'] and [r['values'] for r in rows]==[16*16, 16*4, 16]
+    assert rows[0]['gap']<.05 and not rows[0]['warning'] and 'only 16' in rows[2]['warning']
+    shifted = C.norm_report(m, X*3+5)
+    assert shifted[0]['mean_shift']>2 and shifted[0]['var_ratio']>4 and shifted[0]['gap']>.5
+    assert C.norm_report(C.convert_norms(m, 'group', num_groups=2), X)[0]['gap'] is None
