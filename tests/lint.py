@@ -163,7 +163,7 @@ def readme(root=ROOT):
     parts = ['<!-- Made from nbs/index.ipynb by `python tests/lint.py --fix`: edit that. -->']
     for c in Page(Path(root)/'nbs/index.ipynb', root).cells:
         lines = c['source'].splitlines()
-        if c['cell_type'] == 'markdown': parts.append(c['source'])
+        if c['cell_type'] == 'markdown': parts.append(re.sub(r'\]\((?!https?:|#)', '](nbs/', c['source']))
         elif c['cell_type'] == 'code' and not re.search(r'^#\| *hide', c['source'], re.M):
             body = '\n'.join(l for l in lines if not l.startswith('#|')).strip()
             if body: parts.append(f'```python\n{body}\n```')
@@ -171,6 +171,21 @@ def readme(root=ROOT):
                 text = o.get('text') or o.get('data', {}).get('text/markdown') or o.get('data', {}).get('text/plain') or ''
                 if text: parts.append('```\n' + ''.join(text).rstrip() + '\n```' if 'text/markdown' not in o.get('data', {}) else ''.join(text))
     return '\n\n'.join(parts).rstrip() + '\n'
+
+
+def lesson_table(root=ROOT):
+    "The lessons with their claims, as the page that introduces the course shows them"
+    rows = []
+    for p in pages_of(root):
+        title, claim = (re.search(rf'^{c} +(.+)$', p.cells[0]['source'], re.M) if p.cells else None for c in '#>')
+        if p.is_lesson and title and claim: rows.append(f"| [{title[1]}](nbs/{p.name}) | {claim[1]} |")
+    return '\n'.join(['<!-- lessons -->', '| lesson | what it shows |', '|---|---|', *rows])
+
+def rule_lessons(root=ROOT):
+    "The table of lessons names every lesson with its claim"
+    cells = [c['source'] for c in Page(Path(root)/'nbs/index.ipynb', root).cells if c['source'].startswith('<!-- lessons -->')]
+    if cells and cells[0] != lesson_table(root).replace('](nbs/', ']('):
+        yield 'index.ipynb: the table of lessons is stale (run `python tests/lint.py --fix`)'
 
 
 def pages_of(root=ROOT):
@@ -185,8 +200,21 @@ def lint(root=ROOT, only=None):
         for rule in RULES: yield from (f'{p.name}: {m}' for m in rule(p, cfg))
     if only: return
     for rule in (rule_unique, rule_downwards): yield from rule(pages)
-    for rule in (rule_paths, rule_readme): yield from rule(root)
+    for rule in (rule_paths, rule_lessons, rule_readme): yield from rule(root)
 
+
+def write(p):
+    "Save the page `p` as nbdev_clean would"
+    for c in p.cells: c['source'] = c['source'].splitlines(keepends=True)
+    p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
+
+def fix_index(root=ROOT):
+    "Write the table of lessons into index.ipynb, and README.md from it"
+    p = Page(Path(root)/'nbs/index.ipynb', root)
+    for c in p.cells:
+        if c['source'].startswith('<!-- lessons -->'): c['source'] = lesson_table(root).replace('](nbs/', '](')
+    write(p)
+    (Path(root)/'README.md').write_text(readme(root), encoding='utf-8')
 
 def fix(p, cfg):
     "Write badge and install cell into the lesson `p`"
@@ -203,9 +231,7 @@ def fix(p, cfg):
         at = 1 + next((i for i, c in enumerate(p.cells) if 'default_exp' in c['source']), 0)
         new = dict(cell_type='code', execution_count=None, id=uuid.uuid4().hex[:8], metadata={}, outputs=[], source=cell)
         p.cells.insert(at, new)
-    if json.dumps(p.nb) == before: return
-    for c in p.cells: c['source'] = c['source'].splitlines(keepends=True)
-    p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
+    if json.dumps(p.nb) != before: write(p)
 
 
 def main():
@@ -217,7 +243,7 @@ def main():
     if a.fix:
         for p in pages_of():
             if not only or p.path.resolve() in only: fix(p, settings())
-        if not only: (ROOT/'README.md').write_text(readme(), encoding='utf-8')
+        if not only: fix_index()
     msgs = list(lint(only=only))
     print('\n'.join(msgs) or 'lint: nothing found')
     sys.exit(bool(msgs))
