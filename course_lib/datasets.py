@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'HUB', 'DEBIAN', 'SHA256', 'REMEDY', 'PGM', 'DatasetError', 'parse_idx', 'read_idx', 'read_idx_folder',
-           'dataset_from_arrays', 'from_idx', 'from_sample', 'hub_answers', 'from_hub', 'from_hub_or_sample',
+           'dataset_from_arrays', 'pixels', 'from_idx', 'from_sample', 'hub_answers', 'from_hub', 'from_hub_or_sample',
            'get_dataset', 'split_50k', 'inplace', 'image_to_tensor', 'collate_dict', 'epoch_seed', 'EpochSampler',
-           'StreamLoader', 'DataLoaders', 'with_image_tfm', 'pixels', 'pixel_stats', 'MemoryLoader']
+           'StreamLoader', 'DataLoaders', 'with_image_tfm', 'pixel_stats', 'MemoryLoader']
 
 # %% ../nbs/02_datasets.ipynb #75c74a0c
 import gzip, hashlib, io, math, os, re, warnings, zlib
@@ -121,6 +121,34 @@ def dataset_from_arrays(
     table = pa.table(dict(image=image, label=pa.array(y.astype(np.int64)))).cast(feats.arrow_schema)
     info = datasets.DatasetInfo(features=feats, description=description)
     return datasets.Dataset(datasets.table.InMemoryTable(table), info, fingerprint=hashlib.sha256(rows).hexdigest()[:16])
+
+# %% ../nbs/02_datasets.ipynb #38553364
+def _pgm_pixels(
+    rows:list, # contents of image files, bytes
+):             # uint8 array (N, H, W); `None` when they are not all PGM files of one size
+    found = re.match(PGM.replace(b'%d', rb'(\d+)'), rows[0])
+    if found is None: return
+    head,w,h = found[0],int(found[1]),int(found[2])
+    if any(len(o)!=len(head)+w*h or not o.startswith(head) for o in rows): return
+    x = np.frombuffer(b''.join(rows), np.uint8).reshape(len(rows), -1)
+    return x[:,len(head):].reshape(-1, h, w).copy()
+
+# %% ../nbs/02_datasets.ipynb #254cea20
+def pixels(
+    ds,             # Hugging Face `Dataset` with images of one size
+    col='image',    # name of the column they are in
+)->torch.Tensor:    # uint8, (N, C, H, W)
+    "All images, decoded. Raises `ValueError` when they differ in size."
+    from PIL import Image
+    rows = ds.with_format('arrow')[:][col].combine_chunks().field('bytes').to_pylist()
+    x = _pgm_pixels(rows)
+    if x is None:
+        x = [np.array(Image.open(io.BytesIO(o))) for o in rows]
+        sizes = {o.shape for o in x}
+        if len(sizes)>1: raise ValueError(f'pixels: images of one size are needed, got {sorted(sizes)}')
+        x = np.stack(x)
+    x = torch.from_numpy(x)
+    return (x[:,None] if x.ndim==3 else x.permute(0,3,1,2)).contiguous()
 
 # %% ../nbs/02_datasets.ipynb #f8fcc97c
 def from_idx(
@@ -309,6 +337,13 @@ def state_dict(self:EpochSampler): return dict(seed=self.seed, epoch=self.epoch,
 def load_state_dict(self:EpochSampler, state):
     self.seed,self.epoch,self.batch,self.running = state['seed'],state['epoch'],state['batch'],False
 
+@patch
+def set_epoch(self:EpochSampler,
+    epoch:int, # number of the epoch that comes next, from 0
+): # named as in torch's `DistributedSampler`, so that libraries which wrap loaders find it
+    "Go to the start of an epoch."
+    self.epoch,self.batch,self.running = epoch,0,False
+
 # %% ../nbs/02_datasets.ipynb #14424e62
 class StreamLoader(DataLoader):
     "A `DataLoader` over an `EpochSampler`; its position can be saved, and it draws no global random numbers."
@@ -376,34 +411,6 @@ def from_dd(cls:DataLoaders,
                             collate_fn=collate_dict(ds, batch_tfm), **kwargs)
     train,valid = list(dd.values())[:2]
     return cls(loader(train, batch_size, True), loader(valid, valid_batch_size or batch_size, False))
-
-# %% ../nbs/02_datasets.ipynb #607a27c5
-def _pgm_pixels(
-    rows:list, # contents of image files, bytes
-):             # uint8 array (N, H, W); `None` when they are not all PGM files of one size
-    found = re.match(PGM.replace(b'%d', rb'(\d+)'), rows[0])
-    if found is None: return
-    head,w,h = found[0],int(found[1]),int(found[2])
-    if any(len(o)!=len(head)+w*h or not o.startswith(head) for o in rows): return
-    x = np.frombuffer(b''.join(rows), np.uint8).reshape(len(rows), -1)
-    return x[:,len(head):].reshape(-1, h, w).copy()
-
-# %% ../nbs/02_datasets.ipynb #9df5b7ce
-def pixels(
-    ds,             # Hugging Face `Dataset` with images of one size
-    col='image',    # name of the column they are in
-)->torch.Tensor:    # uint8, (N, C, H, W)
-    "All images, decoded. Raises `ValueError` when they differ in size."
-    from PIL import Image
-    rows = ds.with_format('arrow')[:][col].combine_chunks().field('bytes').to_pylist()
-    x = _pgm_pixels(rows)
-    if x is None:
-        x = [np.array(Image.open(io.BytesIO(o))) for o in rows]
-        sizes = {o.shape for o in x}
-        if len(sizes)>1: raise ValueError(f'pixels: images of one size are needed, got {sorted(sizes)}')
-        x = np.stack(x)
-    x = torch.from_numpy(x)
-    return (x[:,None] if x.ndim==3 else x.permute(0,3,1,2)).contiguous()
 
 # %% ../nbs/02_datasets.ipynb #67074ca6
 def pixel_stats(
