@@ -30,7 +30,7 @@ def _fail(layer, reference, what, *why):
 def _same(a, b, tol=1e-9):
     return a.shape==b.shape and torch.allclose(a, b.to(a.dtype), rtol=tol, atol=tol, equal_nan=True)
 
-def _compare(layer, reference, what, got, want, why=list, tol=1e-7):
+def _compare(layer, reference, what, got, want, why=list, tol=1e-9):
     "AssertionError, with the hints that `why()` finds, unless `got` equals `want` in shape, dtype and value."
     if got.shape!=want.shape: diff = f"has shape {tuple(got.shape)} in place of {tuple(want.shape)}"
     elif got.dtype!=want.dtype: diff = f"has dtype {got.dtype} in place of {want.dtype}"
@@ -222,18 +222,22 @@ def _why_output(l, r, x, got, want):
     return ["some step is computed in float32 though the input is float64"] if _same(a, b, 1e-4) else []
 
 # %% ../nbs/07_checks.ipynb #ab17db3f
-def _why_eval(l, r, x):
-    "Hints for an output in evaluation."
+def _why_eval(l, r, x, old):
+    "Hints for an output in evaluation; `old` holds both layers as they were before the step on `x`."
     nl,_ = _neutral(l, r)
     with torch.no_grad(): found = _explain(l, r, x, nl(x))
-    return ["evaluation normalizes with the statistics of its batch"] if found else []
+    if found: return ["evaluation normalizes with the statistics of its batch"]
+    (was,ref_was,now,ref_now),res = (_buffers(m) for m in (*old, l, r)),[]
+    for k,b in ref_now.items():
+        if k in now and not _same(now[k], b): res += _why_buffer(l, r, k, was[k], now[k], ref_was[k], b, x)
+    return res
 
 # %% ../nbs/07_checks.ipynb #cbdb9b4f
 def check_outputs(
     layer,          # module or function to check
     reference,      # module or function that is right
     x:Tensor,       # input, shape (N, C, *)
-    tol:float=1e-7, # relative and absolute tolerance, in float64
+    tol:float=1e-9, # relative and absolute tolerance, in float64
 )->None:
     "Same outputs in training and, after that step, in evaluation; the input is left alone. AssertionError if not."
     l,r,x = make_pair(layer, reference, x)
@@ -242,7 +246,7 @@ def check_outputs(
     if not _same(x, before): _fail(l, r, "changes its input", "an operation in place")
     _compare(l, r, "training output", got, want, lambda: _why_output(l0, r0, x, got, want), tol)
     for m in (l,r): _set_mode(m, False)
-    with torch.no_grad(): _compare(l, r, "evaluation output", l(x), r(x), lambda: _why_eval(l, r, x), tol)
+    with torch.no_grad(): _compare(l, r, "evaluation output", l(x), r(x), lambda: _why_eval(l, r, x, (l0,r0)), tol)
 
 # %% ../nbs/07_checks.ipynb #21ad0c0d
 def _why_buffer(l, r, key, old, new, ref_old, ref_new, x):
@@ -274,7 +278,7 @@ def check_buffers(
     reference,      # module that is right
     x:Tensor,       # input; each step sees one row less of it, rescaled and shifted
     steps:int=3,    # number of training steps
-    tol:float=1e-7, # relative and absolute tolerance, in float64
+    tol:float=1e-9, # relative and absolute tolerance, in float64
 )->None:
     "Same buffers, free of gradients, after each of several training steps. AssertionError if not."
     l,r,x = make_pair(layer, reference, x)
@@ -295,7 +299,7 @@ def check_state_dict(
     layer,          # module to check
     reference,      # module that is right
     x:Tensor,       # input of two training steps, so that there is something to save
-    tol:float=1e-7, # relative and absolute tolerance, in float64
+    tol:float=1e-9, # relative and absolute tolerance, in float64
 )->None:
     "From the layer to the reference and back into a fresh copy, strictly, nothing is lost. AssertionError if not."
     l,r,x = make_pair(layer, reference, x)
@@ -318,7 +322,7 @@ def check_state_dict(
 def check_modes(
     layer,          # module to check
     x:Tensor,       # input
-    tol:float=1e-7, # relative and absolute tolerance, in float64
+    tol:float=1e-9, # relative and absolute tolerance, in float64
 )->None:
     "Outputs do not depend on whether gradients are recorded, and evaluation changes no buffer. AssertionError if not."
     l,_,x = make_pair(layer, layer, x)
@@ -358,7 +362,7 @@ def check_gradients(
     layer,          # module or function to check
     reference,      # module or function that is right
     x:Tensor,       # input
-    tol:float=1e-7, # relative and absolute tolerance, in float64
+    tol:float=1e-9, # relative and absolute tolerance, in float64
 )->None:
     "Same gradients of the input and of each parameter, in training and in evaluation. AssertionError if not."
     for mode in ('training','evaluation'):
@@ -432,7 +436,7 @@ def check_layouts(
     layer,          # module or function to check
     reference,      # module or function that is right
     x:Tensor,       # input
-    tol:float=1e-7, # relative and absolute tolerance, in float64
+    tol:float=1e-9, # relative and absolute tolerance, in float64
 )->None:
     "Memory order changes no value, and channels_last survives where the reference keeps it. AssertionError if not."
     l,r,x = make_pair(layer, reference, x)
@@ -450,7 +454,9 @@ def bad_inputs(
     x:Tensor,  # good input, shape (N, C, *)
 )->list:       # of one-element tuples: one channel too many, one value per channel
     "Inputs that a norm should refuse, at least in training."
-    return [(torch.cat([x, x[:,:1]], 1),), (x[:1].flatten(2)[...,:1].reshape(1, -1, *[1]*(x.ndim-2)),)]
+    one = x[:1]
+    for axis in range(2, x.ndim): one = one.narrow(axis, 0, 1)
+    return [(torch.cat([x, x[:,:1]], 1),), (one,)]
 
 # %% ../nbs/07_checks.ipynb #4a2fb443
 def _error(f, args):
@@ -484,7 +490,7 @@ def check_compile(
     x:Tensor,          # input; rescaled from step to step
     steps:int=3,       # training steps
     backend='aot_eager', # of torch.compile: 'aot_eager' needs no compiler, 'inductor' is the one that makes code fast
-    tol:float=1e-7,    # relative and absolute tolerance, in float64
+    tol:float=1e-9,    # relative and absolute tolerance, in float64
 )->None:
     "One graph, and the same outputs, gradients and buffers as eager in each of several steps. AssertionError if not."
     l,twin,x = make_pair(layer, layer, x)
@@ -509,7 +515,7 @@ def check_layer(
     reference,         # module or function that is right
     x:Tensor,          # input, shape (N, C, *), best a small `sample_input` whose sizes all differ
     steps:int=3,       # training steps for the buffers
-    tol:float=1e-7,    # relative and absolute tolerance, in float64
+    tol:float=1e-9,    # relative and absolute tolerance, in float64
     dtypes=(torch.float32, torch.float16, torch.bfloat16), # dtypes of the input, besides float64
     second:bool=False, # also second derivatives?
     cases=None,        # tuples of arguments that may be refused; None: `bad_inputs(x)`
@@ -517,8 +523,8 @@ def check_layer(
 )->list:               # names of the checks that were run
     "Every check of this page. AssertionError that names the likely mistake; ValueError for an unknown name in `skip`."
     p = layer,reference
-    todo = dict(outputs=lambda: check_outputs(*p, x, tol), buffers=lambda: check_buffers(*p, x, steps, tol),
-        state_dict=lambda: check_state_dict(*p, x, tol), modes=lambda: check_modes(layer, x, tol),
+    todo = dict(state_dict=lambda: check_state_dict(*p, x, tol), modes=lambda: check_modes(layer, x, tol),
+        outputs=lambda: check_outputs(*p, x, tol), buffers=lambda: check_buffers(*p, x, steps, tol),
         gradients=lambda: check_gradients(*p, x, tol), gradcheck=lambda: check_gradcheck(layer, x, second),
         dtypes=lambda: check_dtypes(*p, x, dtypes), layouts=lambda: check_layouts(*p, x, tol),
         errors=lambda: check_errors(*p, bad_inputs(x) if cases is None else cases))
