@@ -191,16 +191,20 @@ class MetricsCB(Callback):
         self.verbose,self.history,self.write = verbose,[],print
         self.metrics = {k:torcheval_metric(m) for k,m in dict(loss='Mean', **metrics).items()}
 
-    def before_fit(self, learn): learn.metrics,self.history,self.titled = self,[],False
+    def before_fit(self, learn):
+        learn.metrics,self.history,self.titled = self,[],False
+        self.reset()
     def before_epoch(self, learn): self.reset()
     def after_batch(self, learn): self.update(learn.loss.detach(), learn.preds.detach(), learn.batch[-1])
     def after_epoch(self, learn):
+        if self.n==0: return  # no batch, no row
         row = dict(epoch=learn.epoch, train='train' if learn.training else 'eval')
         self.history.append(row | {k:m.compute().item() for k,m in self.metrics.items()})
         self.reset()
         if self.verbose: self.log(self.history[-1])
 
     def reset(self):
+        self.n = 0
         for m in self.metrics.values(): m.reset()
 
 # %% ../nbs/03_learner.ipynb #4e7158b7
@@ -211,6 +215,7 @@ def update(self:MetricsCB,
     yb,     # targets, (N,)
 ):
     "Add a batch to the sums."
+    self.n += len(yb)
     device = 'cpu' if loss.device.type=='mps' else loss.device
     for k,m in self.metrics.items():
         if m.device != device: m.to(device)
@@ -218,11 +223,12 @@ def update(self:MetricsCB,
         else: m.update(preds, yb)
 
 @patch
-def state_dict(self:MetricsCB): return dict(history=self.history, sums={k:m.state_dict() for k,m in self.metrics.items()})
+def state_dict(self:MetricsCB):
+    return dict(history=self.history, n=self.n, sums={k:m.state_dict() for k,m in self.metrics.items()})
 
 @patch
 def load_state_dict(self:MetricsCB, state):
-    self.history = list(state['history'])
+    self.history,self.n = list(state['history']),state['n']
     for k,m in self.metrics.items():
         m.load_state_dict(state['sums'][k])
         m.to(m.device)
