@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 # %% ../nbs/06_models.ipynb #12dc5300
 class GeneralRelu(nn.Module):
-    "`min(leaky_relu(x, leak) - sub, maxv)` (fast.ai, Deep Learning from the Foundations, 2019). ValueError if `maxv <= -sub`."
+    "`min(leaky_relu(x, leak) - sub, maxv)` (fast.ai's course, 2019). ValueError if `maxv <= -sub`."
     def __init__(self,
         leak:float|None=None,  # slope for negative inputs; None: 0, an ordinary ReLU
         sub:float|None=None,   # subtracted from the result, so that its mean can be 0; None: nothing
@@ -23,7 +23,7 @@ class GeneralRelu(nn.Module):
         super().__init__()
         floor = -(sub or 0)
         if maxv is not None and maxv<=floor:
-            raise ValueError(f"GeneralRelu: maxv ({maxv}) must be above {floor}, the output at 0, or no positive input has a gradient")
+            raise ValueError(f"GeneralRelu: maxv ({maxv}) must be above {floor}, the output at 0")
         self.leak,self.sub,self.maxv = leak,sub,maxv
     def forward(self, x:Tensor)->Tensor:
         x = F.relu(x) if self.leak is None else F.leaky_relu(x, self.leak)
@@ -91,13 +91,13 @@ def get_model(
     norm_1x1:bool=True,  # also normalize where a block's output map is 1x1?
     size:int=28,         # side of the input image, in pixels
 )->nn.Sequential:        # (N, nfs[0], size, size) -> (N, n_out)
-    "Stride-2 blocks, a stride-2 convolution to `n_out`, Flatten (fast.ai's course). ValueError if the last map is not 1x1."
-    layers = []
+    "Stride-2 blocks, a convolution to `n_out`, Flatten (fast.ai's course). ValueError if the last map is not 1x1."
+    layers,size0 = [],size
     for ni,nf in zip(nfs, nfs[1:]):
         size = out_size(size)
         layers.append(conv(ni, nf, act=act, norm=norm if norm_1x1 or size>1 else None))
     if (last := out_size(size))>1:
-        raise ValueError(f"get_model: the last map is {last}x{last}, not 1x1: nfs {tuple(nfs)} needs more entries, or size must be smaller")
+        raise ValueError(f"get_model: the last map is {last}x{last}, not 1x1: nfs {tuple(nfs)} is too short for size {size0}")
     return nn.Sequential(*layers, conv(nfs[-1], n_out, act=None), nn.Flatten())
 
 # %% ../nbs/06_models.ipynb #305b7cb3
@@ -116,10 +116,10 @@ def layer_table(
     "Shapes, parameters and multiplications, child by child."
     rows = []
     for name,child in model.named_children():
-        maps = [o for o in child.modules() if isinstance(o, (nn.Conv2d,nn.Linear))]
+        weights = sum(o.weight.numel() for o in child.modules() if isinstance(o, (nn.Conv2d,nn.Linear)))
         x = child(x)
-        pixels = x[0,0].numel() if x.ndim==4 else 1
-        rows.append(dict(name=name, shape=tuple(x.shape[1:]), params=n_params(child), mults=sum(o.weight.numel() for o in maps)*pixels))
+        mults = weights*(x[0,0].numel() if x.ndim==4 else 1)
+        rows.append(dict(name=name, shape=tuple(x.shape[1:]), params=n_params(child), mults=mults))
     return rows
 
 # %% ../nbs/06_models.ipynb #4d0ac2f3
@@ -135,7 +135,7 @@ def receptive_field(
 
 # %% ../nbs/06_models.ipynb #eba55176
 class ResBlock(nn.Module):
-    "`act(convs(x) + shortcut(x))` (He et al. 2016, eq. 1 and 2). ValueError for an even `ks`, or if the two shapes differ."
+    "`act(convs(x) + shortcut(x))` (He et al. 2016, eq. 1 and 2). ValueError for even `ks` or if the shapes differ."
     def __init__(self,
         ni:int,         # input channels
         nf:int,         # output channels
