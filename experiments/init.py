@@ -3,7 +3,7 @@
     COURSE_DATA=<folder with fashion-mnist/> python experiments/init.py
 
 Appends one row a run to nbs/results/08_init_table.jsonl (all 60,000 images) and nbs/results/09_init_or_norm.jsonl
-(the first 10,000) and skips the runs that are already there, so it may be stopped and started again.
+(the first 6,000, so the sample is enough) and skips the runs that are already there, so it may be stopped and started again.
 `python experiments/init.py table` or `map` makes only one of them.
 """
 import json, sys, time
@@ -27,14 +27,14 @@ general = partial(GeneralRelu, leak=.1, sub=.4)
 kaiming, own = partial(init_weights, leaky=.1), partial(init_weights, nonlinearity=general)
 
 # name -> (activation, function applied to each module or 'lsuv' or None, is the input normalized, number of seeds)
-ROWS = dict(default=(nn.ReLU, None, False, 20), kaiming=(nn.ReLU, init_weights, False, 20),
+ROWS = dict(default=(nn.ReLU, None, False, 5), kaiming=(nn.ReLU, init_weights, False, 5),
             kaiming_callback=(nn.ReLU, init_weights, 'callback', 5), kaiming_dataset=(nn.ReLU, init_weights, True, 5),
             general=(general, kaiming, True, 5), general_own_gain=(general, own, True, 5),
             lsuv_relu=(nn.ReLU, 'lsuv', True, 5), lsuv_general=(general, 'lsuv', True, 5))
 TABLE = dict(bs=1024, lr=.2, momentum=.85, epochs=3)
 
 INITS, DEPTHS, LRS, SEEDS = ('default', 'kaiming', 'lsuv', 'batch'), (5, 10, 20, 40), (.01, .03, .1, .3, 1.), (0, 1, 2)
-MAP = dict(bs=64, momentum=.85, epochs=2, n_train=10_000, n_valid=2_000, channels=16)
+MAP = dict(bs=32, momentum=.85, epochs=2, n_train=6_000, n_valid=1_000, channels=16)
 
 
 def versions(): return dict(python=sys.version.split()[0], torch=torch.__version__)
