@@ -4,10 +4,12 @@
 
 An epoch is `fit(1)`: all training images, then all validation images. Both loaders give the same normalized batches
 (checked below); the streaming one makes them with a transform per image, as torchvision's users do. `loading` is the
-part of an epoch in which the network waits for a batch. `--png` also streams the images as PNG, which is how the Hugging Face Hub stores them.
-Each row is the median of the repeats, which are interleaved so that a busy moment hits all loaders alike.
+part of an epoch in which the network waits for a batch. `--png` also streams the images as PNG, which is how the Hugging
+Face Hub stores them. Each row is the median of the repeats, which are interleaved so that a busy moment hits all loaders
+alike. On a machine that others use too, set OMP_NUM_THREADS=1: two threads that wait for each other take many times as
+long as one.
 """
-import argparse, io, json, platform, time
+import argparse, io, json, os, platform, time
 from pathlib import Path
 from statistics import median
 
@@ -17,7 +19,7 @@ from torch.testing import assert_close
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from course_lib.core import def_device, set_seed
-from course_lib.datasets import DataLoaders, get_dataset, pixels
+from course_lib.datasets import DataLoaders, get_dataset
 from course_lib.learner import DeviceCB, MomentumLearner
 from course_lib.models import get_model
 
@@ -61,10 +63,14 @@ def main(bs=1024, repeats=3, png=False, out=None):
     once = time.perf_counter()-start
     tfm = Compose([ToTensor(), Normalize(memory.mean, memory.std)])
     loaders = {'in_memory':memory, 'from_dd':DataLoaders.from_dd(dd, bs, tfm=tfm)}
-    if png: loaders['from_dd, PNG'] = DataLoaders.from_dd(datasets.DatasetDict({k:as_png(v) for k,v in dd.items()}), bs, tfm=tfm)
+    if png:
+        files = datasets.DatasetDict({k:as_png(v) for k,v in dd.items()})
+        loaders['from_dd, PNG'] = DataLoaders.from_dd(files, bs, tfm=tfm)
     first = {k:[o.cpu() for o in next(iter(dls.train))] for k,dls in loaders.items()}
     for b in first.values(): assert_close(b, first['in_memory'])
 
+    busy = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.
+    if busy>os.cpu_count(): print(f'load {busy:.1f} on {os.cpu_count()} cores: this machine is busy, do not trust the seconds')
     epoch(DataLoaders(list(memory.valid)[:2], []))  # warm up
     rows = [dict(loader=k, repeat=i, **epoch(dls)) for i in range(repeats) for k,dls in loaders.items()]
     med = {k:{w:median(r[w] for r in rows if r['loader']==k) for w in ('epoch','loading')} for k in loaders}
@@ -74,7 +80,7 @@ def main(bs=1024, repeats=3, png=False, out=None):
     print(f'{"":14}{"epoch":>10}{"loading":>10}{"share":>8}{"epoch / in_memory":>20}')
     for k,o in med.items():
         print(f"{k:14}{o['epoch']:8.2f} s{o['loading']:8.2f} s{o['loading']/o['epoch']:8.1%}{o['epoch']/med['in_memory']['epoch']:20.2f}")
-    info = dict(bs=bs, images=images, device=def_device, threads=torch.get_num_threads(), decode_once=once, torch=torch.__version__,
+    info = dict(bs=bs, images=images, device=def_device, threads=torch.get_num_threads(), load=busy, decode_once=once, torch=torch.__version__,
                 torchvision=torchvision.__version__, datasets=datasets.__version__, machine=platform.machine())
     if out: Path(out).write_text(''.join(json.dumps({**r, **info})+'\n' for r in rows))
     return med

@@ -43,15 +43,18 @@ class Page:
     def trees(self):
         "Each code cell with its syntax tree; magics are blanked, as they define nothing"
         for c in self.code:
-            src = re.sub(r'^(\s*)[%!].*$', r'\1pass', c['source'], flags=re.M)
-            try: yield c, ast.parse(src)
-            except SyntaxError as e: yield c, e
+            try: yield c, ast.parse(c['source'])
+            except SyntaxError:
+                try: yield c, ast.parse(re.sub(r'^(\s*)[%!].*$', r'\1pass', c['source'], flags=re.M))
+                except SyntaxError as e: yield c, e
 
     def defined(self):
+        "Names of functions and classes; a method that `@patch` adds to a class is none"
         for c, t in self.trees():
             if not isinstance(t, ast.AST): continue
             for n in t.body:
-                if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)): yield n.name
+                if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+                    if not any('patch' in ast.unparse(d) for d in n.decorator_list): yield n.name
 
     def imports(self):
         "(module, is it a star import) for each import from the course"

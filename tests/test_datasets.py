@@ -298,6 +298,20 @@ def test_resume_anywhere(small):
             assert labels(new.train)==want[e][b:]
             if e<2: assert labels(new.train)==want[e+1]
 
+def test_every_epoch_and_seed_has_its_own_order(small):
+    "Also where seed + epoch agree"
+    for make in (DataLoaders.in_memory, DataLoaders.from_dd):
+        dls = [make(small, 50, seed=s) for s in range(4)]
+        orders = [tuple(torch.cat([yb for _,yb in o.train]).tolist()) for _ in range(4) for o in dls]
+        assert len(set(orders))==16 and len({tuple(sorted(o)) for o in orders})==1
+
+def test_set_epoch_as_distributed_libraries_call_it(small):
+    dls = DataLoaders.from_dd(small, 50)
+    first,second = ([yb for _,yb in dls.train] for _ in range(2))
+    for e,want in ((1,second), (0,first), (1,second)):
+        dls.train.sampler.set_epoch(e)
+        same([(yb,) for _,yb in dls.train], [(yb,) for yb in want])
+
 def saved(state):
     f = io.BytesIO()
     torch.save(state, f)
@@ -366,10 +380,12 @@ def test_shuffled_and_selected_data(small):
     assert pixels(picked).equal(pixels(ds)) and pixels(picked)[1].equal(pixels(small['train'])[3])
 
 def test_pixel_stats_large_count():
-    "Counts beyond 2**24, where a float32 sum of ones stops growing"
-    x = torch.zeros(40_000_000, dtype=torch.uint8)
-    x[::2] = 255
-    assert pixel_stats(x)==(.5,.5)
+    "Counts beyond 2**24, where float32 cannot hold them"
+    n,k = 40_000_000,30_000_001
+    x = torch.zeros(n, dtype=torch.uint8)
+    x[:k] = 255
+    mean,std = pixel_stats(x)
+    assert abs(mean-k/n)<1e-12 and abs(std**2-k/n*(1-k/n))<1e-12
 
 def test_memory_of_the_full_data():
     x,y = np.zeros((60_000,28,28), np.uint8), np.zeros(60_000, np.int64)
