@@ -56,9 +56,12 @@ def test_nothing_but_the_norms_changes(case, to):
     assert len(rows)==len(C.norm_layers(model, kinds)) and not any(r['note'].startswith('left') for r in rows)
     assert all(torch.equal(before[k], v) for k,v in model.state_dict().items())   # the original is untouched
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in new.parameters()}
-    if to=='instance': new.eval()   # small maps end at 1x1, where training is refused
-    if to!='none' or name!='deeplabv3_resnet50': new.train(to!='instance')
-    loss = sum(y.square().mean() for y in outputs(new(x)))
+    if to=='instance': new.eval()
+    try: out = outputs(new(x))
+    except ValueError as e:   # instance norm refuses a 1x1 map, as PyTorch's does
+        assert to=='instance' and 'more than 1 spatial element' in str(e)
+        return
+    loss = sum(y.square().mean() for y in out)
     loss.backward()
     assert all(p.grad is not None for n,p in new.named_parameters() if p.requires_grad and 'aux' not in n)
 
