@@ -1,7 +1,6 @@
 """Known defects: each test below fails today, with its reason; delete the line with the defect.
 
-The norms lose state that they reassign when a dictionary of buffers is passed from outside, and treat empty input
-differently from PyTorch.
+RunningBatchNorm loses the state that it reassigns when a dictionary of buffers is passed from outside.
 """
 import pytest
 
@@ -9,9 +8,9 @@ STATE = 'the layer reassigns its buffers, so functional_call, vmap and strict ex
 EMPTY = 'an empty batch or an empty spatial axis is treated differently from PyTorch'
 KNOWN = {
     'test_norms_api.py::test_module_database': 'gradients differ from PyTorch on one input of its module database',
-    **{f'test_norms_api.py::test_export[True-{k}]': STATE for k in ('instance_state', 'running', 'running_rows')},
+    **{f'test_norms_api.py::test_export[True-{k}]': STATE for k in ('running', 'running_rows')},
     **{f'test_norms_api.py::test_{t}[{k}]': STATE for t in ('functional_call', 'vmap_of_models')
-       for k in ('instance_state', 'running', 'running_rows')},
+       for k in ('running', 'running_rows')},
     'test_norms_api.py::test_running_half[same-dtype0]': 'RunningBatchNorm with fp16 buffers overflows; keep its parameters in float32',
     'test_norms.py::test_equals_torch[instance]': EMPTY,
     'test_norms.py::test_equals_torch[group]': EMPTY,

@@ -10,7 +10,7 @@ __all__ = ['RMSNorm2d', 'group_norm4', 'norm_factory', 'BatchNorm', 'LayerNorm',
 from functools import partial
 from torch import nn
 from .layernorm import LayerNorm,RMSNorm
-from .batchnorm import BatchNorm
+from .batchnorm import BatchNorm,BatchNormDetached
 from .groupnorm import InstanceNorm,GroupNorm
 from .runningbatchnorm import RunningBatchNorm,RunningBatchNormNaive
 
@@ -30,7 +30,7 @@ def group_norm4(
     return GroupNorm(next(g for g in (4,3,2,1) if num_channels%g==0), num_channels)
 
 # %% ../../nbs/13b_norms.ipynb #9228b2eb
-_factories = dict(none=None, batch=BatchNorm, layer=partial(GroupNorm, 1), instance=partial(InstanceNorm, affine=True),
+_factories = dict(none=None, batch=BatchNorm, batch_detached=BatchNormDetached, layer=partial(GroupNorm, 1), instance=partial(InstanceNorm, affine=True),
                   group=group_norm4, running=RunningBatchNorm, running_naive=RunningBatchNormNaive, rms=RMSNorm2d)
 
 def norm_factory(

@@ -112,7 +112,7 @@ def normalize(
     eps:float=1e-5,      # added to the variance, in units of x**2
 )->tuple:                # the result in the shape of `x`; mean and biased variance, with the axes kept
     "Standardize over `dims`, scale and shift: the arithmetic of every norm in this course."
-    if not is_traced(): return NormalizeFunction.apply(x, weight, bias, dims, eps)
+    if x.numel() and not is_traced(): return NormalizeFunction.apply(x, weight, bias, dims, eps)
     var,mean = torch.var_mean(x, dims, correction=0, keepdim=True)
     y = (x-mean)*(var+eps).rsqrt()
     if weight is not None: y = y*weight

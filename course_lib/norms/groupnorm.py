@@ -121,7 +121,7 @@ def forward(self:InstanceNorm,
     self.check_input(x, own)
     if not own: return batchnorm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
     if self.running_mean is not None and x.numel(): self.update_stats(x.detach())
-    return group_norm(x, x.shape[1], self.weight, self.bias, self.eps) if x.numel() else x.clone()
+    return group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
 
 @patch
 def update_stats(self:InstanceNorm,
@@ -130,8 +130,7 @@ def update_stats(self:InstanceNorm,
     "Move the running statistics towards the mean over the images of mean and unbiased variance."
     var,mean = torch.var_mean(at_least_float32(x).flatten(2), 2)
     m = self.momentum or 0.
-    mix = lambda old,new: old.to(new.dtype).lerp(new.mean(0), m).to(old.dtype)
-    self.running_mean,self.running_var = mix(self.running_mean, mean),mix(self.running_var, var)
+    for old,new in ((self.running_mean,mean), (self.running_var,var)): old.copy_(old.to(new.dtype).lerp(new.mean(0), m))
 
 # %% ../../nbs/12_groupnorm.ipynb #72aa1372
 @patch
