@@ -25,7 +25,6 @@ def set_seed(
     torch.manual_seed(seed)
     if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     if deterministic!=torch.are_deterministic_algorithms_enabled(): torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.deterministic = deterministic
 
 # %% ../nbs/00_core.ipynb #5b16a094
 def_device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
