@@ -116,7 +116,7 @@ def forward(self:InstanceNorm,
 )->Tensor:     # same shape and dtype
     "Standardize each channel of each image; in evaluation with running statistics, if they are tracked."
     if not 2<=x.ndim<=5: raise ValueError(f'InstanceNorm: expected 2D to 5D input (got {x.ndim}D input)')
-    if x.ndim==2: return self.forward(x[None])[0]
+    if x.ndim==2 or self.is_one_image(x): return self.forward(x[None])[0]
     own = self.training or not self.track_running_stats
     self.check_input(x, own)
     if not own: return batchnorm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
@@ -133,6 +133,16 @@ def update_stats(self:InstanceNorm,
     for old,new in ((self.running_mean,mean), (self.running_var,var)): old.copy_(old.to(new.dtype).lerp(new.mean(0), m))
 
 # %% ../../nbs/12_groupnorm.ipynb #72aa1372
+@patch
+def is_one_image(self:InstanceNorm,
+    x:Tensor,  # activations, 3-D to 5-D
+)->bool:       # are the channels in axis 0, and only there?
+    "Is `x` one (C, *) input without its batch axis? It is also what a batch with wrong channels may look like: hence a warning."
+    one = x.ndim<5 and x.shape[1]!=self.num_features==x.shape[0]
+    if one: warnings.warn(f'InstanceNorm: input of shape {tuple(x.shape)} has its {self.num_features} channels in axis 0, so it is '
+                          'taken as one image without a batch axis; x[None] says so without this warning', stacklevel=3)
+    return one
+
 @patch
 def check_input(self:InstanceNorm,
     x:Tensor,  # activations, shape (N, C, *)
