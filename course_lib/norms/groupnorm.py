@@ -116,10 +116,18 @@ def forward(self:InstanceNorm,
 )->Tensor:     # same shape and dtype
     "Standardize each channel of each image; in evaluation with running statistics, if they are tracked."
     if not 2<=x.ndim<=5: raise ValueError(f'InstanceNorm: expected 2D to 5D input (got {x.ndim}D input)')
-    if x.ndim==2 or self.is_one_image(x): return self.forward(x[None])[0]
+    return self.batch_forward(x[None])[0] if x.ndim==2 or self.is_one_image(x) else self.batch_forward(x)
+
+@patch
+def batch_forward(self:InstanceNorm,
+    x:Tensor,  # activations, shape (N, C, *)
+)->Tensor:     # same shape and dtype
+    "`forward` of a batch."
     own = self.training or not self.track_running_stats
     self.check_input(x, own)
-    if not own: return batchnorm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+    if not own:
+        mean,var = (o.to(at_least_float32(x).dtype) for o in (self.running_mean,self.running_var))
+        return batchnorm(x, mean, var, self.weight, self.bias, eps=self.eps)
     if self.running_mean is not None and x.numel(): self.update_stats(x.detach())
     return group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
 
@@ -156,7 +164,7 @@ def check_input(self:InstanceNorm,
         warnings.warn(msg, stacklevel=3)
     if own and math.prod(x.shape[2:])==1:
         raise ValueError(f'InstanceNorm: Expected more than 1 spatial element when training, got input size {tuple(x.shape)}; leave the norm out on 1x1 maps')
-    require_dtypes('InstanceNorm', x, self.running_mean, self.weight, self.bias)
+    require_dtypes('InstanceNorm', x, self.weight, self.bias)
 
 @patch
 def extra_repr(self:InstanceNorm):
