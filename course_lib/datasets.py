@@ -334,7 +334,9 @@ def track(self:EpochSampler,
 def state_dict(self:EpochSampler): return dict(seed=self.seed, epoch=self.epoch, batch=self.batch)
 
 @patch
-def load_state_dict(self:EpochSampler, state):
+def load_state_dict(self:EpochSampler,
+    state:dict, # what `state_dict` gave
+):
     self.seed,self.epoch,self.batch,self.running = state['seed'],state['epoch'],state['batch'],False
 
 @patch

@@ -28,7 +28,7 @@ def root(tmp_path):
     page(tmp_path, '00_a.ipynb', cell('#| default_exp a\ndef f(): pass'))
     nb = dict(cells=[cell('# Home', 'markdown')], metadata={}, nbformat=4, nbformat_minor=5)
     (tmp_path/'nbs/index.ipynb').write_text(json.dumps(nb))
-    (tmp_path/'README.md').write_text(L.readme(tmp_path))
+    L.fix_index(tmp_path)
     return tmp_path
 
 def test_clean_copy_passes(root): assert list(L.lint(root)) == []
