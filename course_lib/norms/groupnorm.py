@@ -116,10 +116,18 @@ def forward(self:InstanceNorm,
 )->Tensor:     # same shape and dtype
     "Standardize each channel of each image; in evaluation with running statistics, if they are tracked."
     if not 2<=x.ndim<=5: raise ValueError(f'InstanceNorm: expected 2D to 5D input (got {x.ndim}D input)')
-    if x.ndim==2: return self.forward(x[None])[0]
+    return self.batch_forward(x[None])[0] if x.ndim==2 or self.is_one_image(x) else self.batch_forward(x)
+
+@patch
+def batch_forward(self:InstanceNorm,
+    x:Tensor,  # activations, shape (N, C, *)
+)->Tensor:     # same shape and dtype
+    "`forward` of a batch."
     own = self.training or not self.track_running_stats
     self.check_input(x, own)
-    if not own: return batchnorm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+    if not own:
+        mean,var = (o.to(at_least_float32(x).dtype) for o in (self.running_mean,self.running_var))
+        return batchnorm(x, mean, var, self.weight, self.bias, eps=self.eps)
     if self.running_mean is not None and x.numel(): self.update_stats(x.detach())
     return group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
 
@@ -134,6 +142,16 @@ def update_stats(self:InstanceNorm,
 
 # %% ../../nbs/12_groupnorm.ipynb #72aa1372
 @patch
+def is_one_image(self:InstanceNorm,
+    x:Tensor,  # activations, 3-D to 5-D
+)->bool:       # are the channels in axis 0, and only there?
+    "Is `x` one (C, *) input without its batch axis? It is also what a batch with wrong channels may look like: hence a warning."
+    one = x.ndim<5 and x.shape[1]!=self.num_features==x.shape[0]
+    if one: warnings.warn(f'InstanceNorm: input of shape {tuple(x.shape)} has its {self.num_features} channels in axis 0, so it is '
+                          'taken as one image without a batch axis; x[None] says so without this warning', stacklevel=3)
+    return one
+
+@patch
 def check_input(self:InstanceNorm,
     x:Tensor,  # activations, shape (N, C, *)
     own:bool,  # are the statistics of `x` itself used?
@@ -146,7 +164,7 @@ def check_input(self:InstanceNorm,
         warnings.warn(msg, stacklevel=3)
     if own and math.prod(x.shape[2:])==1:
         raise ValueError(f'InstanceNorm: Expected more than 1 spatial element when training, got input size {tuple(x.shape)}; leave the norm out on 1x1 maps')
-    require_dtypes('InstanceNorm', x, self.running_mean, self.weight, self.bias)
+    require_dtypes('InstanceNorm', x, self.weight, self.bias)
 
 @patch
 def extra_repr(self:InstanceNorm):

@@ -160,8 +160,19 @@ def forward(self:RunningBatchNorm,
         return batchnorm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
     y,*new = running_batch_norm(x, self.running_mean, self.running_var, self.running_count,
                                 self.weight, self.bias, self.momentum, self.eps)
-    self.running_mean,self.running_var,self.running_count = (o.detach().to(self.running_mean.dtype) for o in new)
+    for k,o in zip(('running_mean','running_var','running_count'), new): self.keep(k, o.detach())
     return y
+
+@patch
+def keep(self:RunningBatchNorm,
+    name:str,    # of the buffer
+    new:Tensor,  # what it holds from now on, finite in the buffer's dtype too
+):
+    "Store state: in place, but a new tensor for `torch.compile`, whose gradient may read the old value again."
+    old = getattr(self, name)
+    if old.dtype==torch.float16: new = new.clamp(max=torch.finfo(old.dtype).max)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting(): setattr(self, name, new.to(old.dtype))
+    else: old.copy_(new)
 
 # %% ../../nbs/13_runningbatchnorm.ipynb #69494e76
 @patch
