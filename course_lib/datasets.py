@@ -19,7 +19,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from .core import def_device
+from .core import def_device, read_results
 
 # %% ../nbs/02_datasets.ipynb #a7656abe
 CLASSES = dict(fashion_mnist=[

@@ -125,6 +125,12 @@ def rule_experiment(p, cfg):
     if p.is_lesson and not p.module:
         for n in p.defined(): yield f'experiment notebook defines `{n}`: export it from its own notebook'
 
+def rule_results(p, cfg):
+    "Rows of experiments are read with `read_results`: then the page also runs alone, from the installed package"
+    for c in p.code:
+        if re.search(r"""['"](nbs/)?results/|Path\(['"]results['"]\)""", c['source']) and 'def read_results' not in c['source']:
+            yield f"cell {c['id']}: reads a path below results/: use `read_results` of course_lib.core"
+
 def rule_syntax(p, cfg):
     for c, t in p.trees():
         if isinstance(t, SyntaxError) and not c['source'].startswith('%%'): yield f"cell {c['id']}: {t}"
@@ -147,7 +153,7 @@ def rule_downwards(pages):
         for mod, _ in p.imports():
             if mod in home and home[mod] > p.name: yield f'{p.name}: upward import of course_lib.{mod} ({home[mod]})'
 
-RULES = [rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_syntax]
+RULES = [rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_results, rule_syntax]
 
 
 def rule_paths(root=ROOT):

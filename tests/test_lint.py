@@ -48,6 +48,7 @@ std = dict(output_type='stream', name='stderr', text=['warn'])
     ([cell('x = "' + 'y'*510_000 + '"')], 'more than 500'),
     ([cell('x = 1\n'*31)], '31 lines'),
     ([cell('def (:')], 'invalid syntax'),
+    ([cell("rows = Path('results/a.jsonl').read_text()")], 'use `read_results`'),
 ])
 def test_planted(root, cells, said):
     page(root, '01_b.ipynb', *cells)
