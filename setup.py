@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 ini = ConfigParser(delimiters=['='])
 ini.read('settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
+results = cfg['lib_name'] + '.results'
 
 setup(
     name=cfg['lib_name'],
@@ -19,8 +20,9 @@ setup(
     keywords=cfg['keywords'],
     long_description=Path('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
-    package_data={cfg['lib_name']: ['data/*']},
+    packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']) + [results],
+    package_dir={results: 'nbs/results'},   # the experiments' raw rows travel with the library, so that each page runs alone
+    package_data={cfg['lib_name']: ['data/*'], results: ['*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},

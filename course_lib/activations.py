@@ -141,7 +141,9 @@ class ActivationStats(Callback):
 
 # %% ../nbs/05_activations.ipynb #263feac9
 @patch
-def wants(self:ActivationStats, m):
+def wants(self:ActivationStats,
+    m:nn.Module, # part of the model
+)->bool:
     "Is `m` one of the modules to watch?"
     f = self.mod_filter
     if f is None: return not any(True for _ in m.children())
@@ -167,12 +169,16 @@ def watch(self:ActivationStats,
 
 # %% ../nbs/05_activations.ipynb #c47c1e02
 @patch
-def keep_input(self:ActivationStats, layer, hook, m, inp):
+def keep_input(self:ActivationStats,
+    layer, hook, m, inp, # record of the module, hook that calls this, module, tuple of its inputs
+):
     "An activation that works in place overwrites its input, so keep a copy of what is looked at."
     if torch.is_tensor(inp[0]): layer.x = inp[0][:self.rows].detach().clone()
 
 @patch
-def record(self:ActivationStats, layer, hook, m, inp, out):
+def record(self:ActivationStats,
+    layer, hook, m, inp, out, # record of the module, hook that calls this, module, tuple of its inputs, its output
+):
     "The statistics of one forward pass of one module."
     x,layer.x = inp[0] if layer.x is None else layer.x,None
     if isinstance(out, (tuple,list)): out = out[0]
@@ -185,13 +191,19 @@ def record(self:ActivationStats, layer, hook, m, inp, out):
     layer.rows.append(row)
 
 @patch
-def record_grad(self:ActivationStats, row, grad):
+def record_grad(self:ActivationStats,
+    row:dict, # statistics of this step, which it joins
+    grad,     # of the loss by the output, in its shape
+):
     "Mean and standard deviation of the loss's gradient by a module's output."
     row |= dict(zip(('grad_mean','grad_std'), mean_std(grad.detach()[:self.rows].float())))
 
 # %% ../nbs/05_activations.ipynb #07eb99a6
 @patch
-def dead_units(self:ActivationStats, m, x):
+def dead_units(self:ActivationStats,
+    m:nn.Module, # activation that works element by element
+    x,           # its input, shape (N, units, *)
+)->dict:         # `alive`, a bool for each unit, and `off`, a share
     "Which units had a gradient for at least one example, and for which share of all values it was zero."
     g = act_grad(m, x)
     if g is None or g.ndim<2: return {}
@@ -202,7 +214,10 @@ def dead_units(self:ActivationStats, m, x):
 
 # %% ../nbs/05_activations.ipynb #95dc18ea
 @patch
-def watch_updates(self:ActivationStats, opt, stack):
+def watch_updates(self:ActivationStats,
+    opt,   # optimizer of the model
+    stack, # `ExitStack` that takes the hooks off again
+):
     "Before and after each step, look at the matrices: norm of the change over norm of the weights."
     ps = {k:p for k,p in self.model.named_parameters() if p.ndim>1 and p.requires_grad}
     self.update_names,old = list(ps),[]

@@ -270,7 +270,9 @@ def bench_ops(
 # %% ../nbs/20_performance.ipynb #d2e9c9c0
 TARGETS = dict(eager=2.5, compiled=1.15)
 
-def machine_info(device='cpu'):
+def machine_info(
+    device:str='cpu', # that the numbers are measured on
+)->dict:
     "What a number was measured on."
     info = Path('/proc/cpuinfo')
     names = [l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
@@ -290,7 +292,11 @@ def bench_line(
             f"[{row['lo']:.2f}, {row['hi']:.2f}]".ljust(68) + f"{row['ours_ms']:9.3f} {row['theirs_ms']:9.3f} ms  {ok}")
 
 # %% ../nbs/20_performance.ipynb #639eef17
-def check_words(what, text, known):
+def check_words(
+    what:str, # they are, for the message
+    text:str, # the list
+    known,    # words that are allowed
+)->list:
     "The words of a comma-separated list. Raises `ValueError` for one that is not known."
     words = text.split(',')
     for o in words:

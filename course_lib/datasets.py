@@ -19,7 +19,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from .core import def_device
+from .core import def_device, read_results
 
 # %% ../nbs/02_datasets.ipynb #a7656abe
 CLASSES = dict(fashion_mnist=[
@@ -334,7 +334,9 @@ def track(self:EpochSampler,
 def state_dict(self:EpochSampler): return dict(seed=self.seed, epoch=self.epoch, batch=self.batch)
 
 @patch
-def load_state_dict(self:EpochSampler, state):
+def load_state_dict(self:EpochSampler,
+    state:dict, # what `state_dict` gave
+):
     self.seed,self.epoch,self.batch,self.running = state['seed'],state['epoch'],state['batch'],False
 
 @patch

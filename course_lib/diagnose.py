@@ -111,7 +111,11 @@ class SignalReport(TextTable):
         return '\n'.join([super().__repr__(), *(f'{k}: {v}' for k,v in FLAGS.items() if k in used)])
 
 # %% ../nbs/08b_init_in_practice.ipynb #b7f0159b
-def probed_loss(model, batch, loss_func):
+def probed_loss(
+    model:nn.Module, # any model of one input
+    batch,           # (inputs, targets), or inputs alone
+    loss_func,       # of output and targets
+)->Tensor:           # a scalar
     "Loss of a batch (inputs, targets); of bare inputs, a random readout of the output."
     if isinstance(batch, Tensor): batch = (batch,)
     out = model(batch[0])
@@ -119,7 +123,10 @@ def probed_loss(model, batch, loss_func):
     return (out*torch.randn_like(out)).sum()/len(out)
 
 # %% ../nbs/08b_init_in_practice.ipynb #14949038
-def report_rows(rows, lr):
+def report_rows(
+    rows:dict, # what was collected, by layer name
+    lr:float,  # learning rate that the update ratios are for
+):             # a `SignalReport`
     "Finish what the probe collected: update ratios, dead shares where no activation module was seen, flags."
     for r in rows.values():
         g,w = r['m'].weight.grad,r['m'].weight.detach().norm().item()

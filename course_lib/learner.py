@@ -227,19 +227,25 @@ def state_dict(self:MetricsCB):
     return dict(history=self.history, n=self.n, sums={k:m.state_dict() for k,m in self.metrics.items()})
 
 @patch
-def load_state_dict(self:MetricsCB, state):
+def load_state_dict(self:MetricsCB,
+    state:dict, # what `state_dict` gave
+):
     self.history,self.n = list(state['history']),state['n']
     for k,m in self.metrics.items():
         m.load_state_dict(state['sums'][k])
         m.to(m.device)
 
 # %% ../nbs/03_learner.ipynb #a1014e0f
-def table_line(values):
+def table_line(
+    values, # of one row, in the order of the columns
+)->str:     # without a line end
     "One line of a plain table: columns of width 8, floats with three decimals."
     return ' '.join(f'{f"{v:.3f}" if isinstance(v, float) else v:>8}' for v in values)
 
 @patch
-def log(self:MetricsCB, row):
+def log(self:MetricsCB,
+    row:dict, # value by column name
+):
     "Print a row, and before the first one of a fit the names of the columns."
     if not self.titled: self.write(table_line(row))
     self.titled = True
@@ -302,7 +308,10 @@ def check(self:NaNGuardCB, learn):
 # %% ../nbs/03_learner.ipynb #d88db490
 class PlainScreen:
     "Where a fit shows itself when nobody watches: finished lines, no bar, no live figure."
-    def __init__(self, total, n=0): self.total,self.n,self.first,self.start = total,n,n,time.time()
+    def __init__(self,
+        total:int, # batches of the whole fit
+        n:int=0,   # those that were done before
+    ): self.total,self.n,self.first,self.start = total,n,n,time.time()
     def write(self, line): print(line, flush=True)
     def update(self): self.n += 1
     def draw(self, fig): pass
@@ -310,7 +319,10 @@ class PlainScreen:
 
 class TerminalScreen(PlainScreen):
     "A tqdm bar with speed and time left; finished lines scroll above it."
-    def __init__(self, total, n=0):
+    def __init__(self,
+        total:int, # batches of the whole fit
+        n:int=0,   # those that were done before
+    ):
         from tqdm.auto import tqdm
         self.bar = tqdm(total=total, initial=n, leave=False, unit='batch', dynamic_ncols=True)
     def write(self, line): self.bar.write(line)
@@ -320,7 +332,10 @@ class TerminalScreen(PlainScreen):
 # %% ../nbs/03_learner.ipynb #c88d0854
 class NotebookScreen(PlainScreen):
     "Lines with a bar under them, and one figure, each replaced in place; lines and figure are what stays."
-    def __init__(self, total, n=0):
+    def __init__(self,
+        total:int, # batches of the whole fit
+        n:int=0,   # those that were done before
+    ):
         from IPython.display import display
         super().__init__(total, n)
         self.lines,self.shown,self.fig,self.display = [],0.,None,display

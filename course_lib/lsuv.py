@@ -15,7 +15,11 @@ from .init import set_weight
 from .diagnose import TextTable, layers_in_order, probe_copy
 
 # %% ../nbs/09_lsuv.ipynb #92d92976
-def layer_mean(m, out, per_channel):
+def layer_mean(
+    m:nn.Module,      # linear or convolution layer
+    out:Tensor,       # its output
+    per_channel:bool, # a mean for each channel?
+)->Tensor:
     "Mean of a layer's output, (), or of each channel of it, in a shape that broadcasts."
     if not per_channel: return out.mean()
     c = out.ndim-1 if isinstance(m, nn.Linear) else out.ndim-1-len(m.kernel_size)
@@ -49,7 +53,10 @@ def orthonormal(
     return (q.transpose(1, 2) if turn else q).reshape(w.shape)
 
 # %% ../nbs/09_lsuv.ipynb #f2e7e7f7
-def alive(m, out):
+def alive(
+    m:nn.Module, # linear or convolution layer
+    out:Tensor,  # its output, float32
+):
     "Does any channel of a layer's output vary, by more than float32 rounding?"
     return (out-layer_mean(m, out, True)).std(correction=0) > 1e-6*out.abs().max()
 
@@ -89,13 +96,21 @@ def output_stats(
     return stats
 
 # %% ../nbs/09_lsuv.ipynb #335a62b6
-def why_not(m, runs):
+def why_not(
+    m:nn.Module, # linear or convolution layer
+    runs:int,    # how often it ran in one pass of the model
+)->str:
     "Why LSUV leaves a layer alone, or an empty string."
     if runs==0: return 'left alone: does not run'
     if runs>1: return f'left alone: runs {runs} times'
     return '' if any(p.requires_grad for p in m.parameters()) else 'left alone: frozen'
 
-def lsuv_verdict(m, std, mean, tol):
+def lsuv_verdict(
+    m:nn.Module, # layer that was scaled
+    std:float,   # of its output
+    mean:float,  # of its output
+    tol:float,   # how far from 1 and 0 they may be
+)->str:
     "What is not as it should be after LSUV, or an empty string."
     if abs(std-1)>tol: return 'unit variance not reached'
     if abs(mean)<=tol: return ''

@@ -244,7 +244,14 @@ def lr_find(
     return finder.suggestion
 
 @patch
-def lr_find(self:Learner, gamma=1.3, max_mult=3, start_lr=1e-5, max_epochs=10, plot=True):
+def lr_find(self:Learner,
+    gamma:float=1.3,     # factor between one step's learning rate and the next
+    max_mult:float=3,    # stop when the loss is this many times the smallest so far
+    start_lr:float=1e-5, # learning rate of the first step
+    max_epochs:int=10,   # in any case, stop after so many passes over the data
+    plot:bool=True,      # draw the curve?
+)->float:                # the suggestion
+    "The function `lr_find`, as a method."
     return lr_find(self, gamma, max_mult, start_lr, max_epochs, plot)
 
 # %% ../nbs/04_training.ipynb #97ecd796

@@ -1,12 +1,16 @@
 """Project lint: what nbdev does not check. `python tests/lint.py [--fix] [notebooks]`
 
 Every rule is a function that takes a `Page` (or all pages) and yields messages. `--fix` writes what is
-derived from settings.ini: the Colab badge, the Colab install cell and README.md (made from nbs/index.ipynb).
+derived: the Colab badge and install cell (from settings.ini), the table of lessons, README.md (from nbs/index.ipynb)
+and the files of tests/derived.py.
 """
 import argparse, ast, json, re, subprocess, sys, uuid
 from collections import defaultdict
 from configparser import ConfigParser
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from derived import DERIVED, lesson_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_KB, MAX_LINES = 500, 30
@@ -121,6 +125,12 @@ def rule_experiment(p, cfg):
     if p.is_lesson and not p.module:
         for n in p.defined(): yield f'experiment notebook defines `{n}`: export it from its own notebook'
 
+def rule_results(p, cfg):
+    "Rows of experiments are read with `read_results`: then the page also runs alone, from the installed package"
+    for c in p.code:
+        if re.search(r"""['"](nbs/)?results/|Path\(['"]results['"]\)""", c['source']) and 'def read_results' not in c['source']:
+            yield f"cell {c['id']}: reads a path below results/: use `read_results` of course_lib.core"
+
 def rule_syntax(p, cfg):
     for c, t in p.trees():
         if isinstance(t, SyntaxError) and not c['source'].startswith('%%'): yield f"cell {c['id']}: {t}"
@@ -143,7 +153,7 @@ def rule_downwards(pages):
         for mod, _ in p.imports():
             if mod in home and home[mod] > p.name: yield f'{p.name}: upward import of course_lib.{mod} ({home[mod]})'
 
-RULES = [rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_syntax]
+RULES = [rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_results, rule_syntax]
 
 
 def rule_paths(root=ROOT):
@@ -176,19 +186,24 @@ def readme(root=ROOT):
     return '\n\n'.join(parts).rstrip() + '\n'
 
 
-def lesson_table(root=ROOT):
-    "The lessons with their claims, as the page that introduces the course shows them"
-    rows = []
-    for p in pages_of(root):
-        title, claim = (re.search(rf'^{c} +(.+)$', p.cells[0]['source'], re.M) if p.cells else None for c in '#>')
-        if p.is_lesson and title and claim: rows.append(f"| [{title[1]}](nbs/{p.name}) | {claim[1]} |")
-    return '\n'.join(['<!-- lessons -->', '| lesson | what it shows |', '|---|---|', *rows])
+def lesson_table(root=ROOT, folder=''):
+    "The lessons with their claims, by part, as the page that introduces the course shows them"
+    return lesson_tables(root, pages_of(root), folder)
 
 def rule_lessons(root=ROOT):
     "The table of lessons names every lesson with its claim"
     cells = [c['source'] for c in Page(Path(root)/'nbs/index.ipynb', root).cells if c['source'].startswith('<!-- lessons -->')]
-    if cells and cells[0] != lesson_table(root).replace('](nbs/', ']('):
+    if cells and cells[0] != lesson_table(root):
         yield 'index.ipynb: the table of lessons is stale (run `python tests/lint.py --fix`)'
+
+
+def rule_derived(root=ROOT):
+    "Sidebar, API page, llms.txt and citation file are what the pages and settings.ini yield"
+    pages,cfg = pages_of(root),settings(root)
+    for f,make in DERIVED.items():
+        q = Path(root)/f
+        if not q.exists() or q.read_text(encoding='utf-8') != make(root, pages, cfg):
+            yield f'{f} is stale (run `python tests/lint.py --fix`)'
 
 
 def pages_of(root=ROOT):
@@ -203,7 +218,7 @@ def lint(root=ROOT, only=None):
         for rule in RULES: yield from (f'{p.name}: {m}' for m in rule(p, cfg))
     if only: return
     for rule in (rule_unique, rule_downwards): yield from rule(pages)
-    for rule in (rule_paths, rule_lessons, rule_readme): yield from rule(root)
+    for rule in (rule_paths, rule_lessons, rule_derived, rule_readme): yield from rule(root)
 
 
 def write(p):
@@ -212,11 +227,13 @@ def write(p):
     p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
 
 def fix_index(root=ROOT):
-    "Write the table of lessons into index.ipynb, and README.md from it"
+    "Write the table of lessons into index.ipynb, README.md from it, and the other derived files"
     p = Page(Path(root)/'nbs/index.ipynb', root)
     for c in p.cells:
-        if c['source'].startswith('<!-- lessons -->'): c['source'] = lesson_table(root).replace('](nbs/', '](')
+        if c['source'].startswith('<!-- lessons -->'): c['source'] = lesson_table(root)
     write(p)
+    pages,cfg = pages_of(root),settings(root)
+    for f,make in DERIVED.items(): (Path(root)/f).write_text(make(root, pages, cfg), encoding='utf-8')
     (Path(root)/'README.md').write_text(readme(root), encoding='utf-8')
 
 def fix(p, cfg):

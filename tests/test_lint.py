@@ -28,7 +28,7 @@ def root(tmp_path):
     page(tmp_path, '00_a.ipynb', cell('#| default_exp a\ndef f(): pass'))
     nb = dict(cells=[cell('# Home', 'markdown')], metadata={}, nbformat=4, nbformat_minor=5)
     (tmp_path/'nbs/index.ipynb').write_text(json.dumps(nb))
-    (tmp_path/'README.md').write_text(L.readme(tmp_path))
+    L.fix_index(tmp_path)
     return tmp_path
 
 def test_clean_copy_passes(root): assert list(L.lint(root)) == []
@@ -48,6 +48,7 @@ std = dict(output_type='stream', name='stderr', text=['warn'])
     ([cell('x = "' + 'y'*510_000 + '"')], 'more than 500'),
     ([cell('x = 1\n'*31)], '31 lines'),
     ([cell('def (:')], 'invalid syntax'),
+    ([cell("rows = Path('results/a.jsonl').read_text()")], 'use `read_results`'),
 ])
 def test_planted(root, cells, said):
     page(root, '01_b.ipynb', *cells)

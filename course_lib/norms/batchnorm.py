@@ -119,7 +119,11 @@ def normalize(
     return y if bias is None else y+bias,mean,var
 
 # %% ../../nbs/11_batchnorm.ipynb #6c52fefc
-def check_batch(x, running_mean, running_var, weight, bias, training, eps):
+def check_batch(
+    x, running_mean, running_var, weight, bias, # as for `batchnorm`
+    training:bool, # is the batch normalized by its own statistics?
+    eps:float,     # added to the variance, in units of x**2
+):
     "PyTorch's errors for `batchnorm`, with the remedy."
     if training and x.numel()==x.shape[1]:
         raise ValueError(f'BatchNorm: Expected more than 1 value per channel when training, got input size {tuple(x.shape)}; '
@@ -188,7 +192,10 @@ class BatchNorm(nn.Module):
 
 # %% ../../nbs/11_batchnorm.ipynb #c046d101
 @patch
-def forward(self:BatchNorm, x):
+def forward(self:BatchNorm,
+    x:Tensor, # activations, shape (N, C, *)
+)->Tensor:    # same shape
+    "`x` normalized by its batch's statistics while training, and by the running ones afterwards."
     if not 2<=x.ndim<=5: raise ValueError(f'BatchNorm: expected 2D to 5D input (got {x.ndim}D input)')
     mean,var,m = self.running_mean,self.running_var,self.momentum
     update = self.training and self.track_running_stats and mean is not None

@@ -1,0 +1,32 @@
+"A real headless Chromium or Chrome, driven by selenium; nothing is downloaded."
+import os, shutil, tempfile
+from contextlib import contextmanager
+
+BROWSERS, DRIVERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'), ('chromedriver', 'chromium.chromedriver')
+
+def missing():
+    "Why no browser can be started here, or an empty string"
+    try: import selenium
+    except ImportError: return 'selenium is not installed'
+    if not any(map(shutil.which, BROWSERS)): return 'no Chromium or Chrome on the PATH (Debian: apt-get install chromium chromium-driver)'
+    if not any(map(shutil.which, DRIVERS)): return 'no chromedriver on the PATH (Debian: apt-get install chromium-driver)'
+    return ''
+
+@contextmanager
+def browser(width=1200, height=900, dark=False):
+    "A fresh browser window; closed at the end"
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    first = lambda names: next(filter(None, map(shutil.which, names)))
+    opts = webdriver.ChromeOptions()
+    opts.binary_location = first(BROWSERS)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for a in ('headless=new', 'disable-gpu', 'no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync',
+                  'disable-dev-shm-usage', f'window-size={width},{height}', f'user-data-dir={profile}'): opts.add_argument(f'--{a}')
+        if hasattr(os, 'geteuid') and os.geteuid()==0: opts.add_argument('--no-sandbox')   # Chromium asks root for it
+        driver = webdriver.Chrome(options=opts, service=Service(first(DRIVERS)))
+        try:
+            driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=height, deviceScaleFactor=1, mobile=width<600))
+            driver.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(features=[dict(name='prefers-color-scheme', value='dark' if dark else 'light')]))
+            yield driver
+        finally: driver.quit()

@@ -1,0 +1,121 @@
+"""Files that are derived, never written by hand: `python tests/lint.py --fix` writes them, the lint compares them.
+
+A page takes its place in the sidebar, the table of lessons, the API page and llms.txt by its file name alone.
+"""
+import ast, re
+from pathlib import Path
+
+# A part of the course and the lesson numbers it holds, in the order of the sidebar.
+PARTS = {'Foundations': range(0, 8), 'Initialization': range(8, 10), 'Normalization': range(10, 14),
+         'Practice': (14, 19, 20, 21), 'Experiments': range(15, 19), 'Exercises': range(22, 100), 'API': ()}
+APART = ('index.ipynb', '404.qmd')   # pages that belong to no part
+HOME, API = APART[0], 'api.qmd'
+MADE = 'Made by `python tests/lint.py --fix`: do not edit.'
+
+
+def part_of(name):
+    "The part that the page `name` (its path below nbs/) belongs to"
+    if name.startswith('exercises/'): return 'Exercises'
+    m = re.match(r'(\d\d)\w*_', name)
+    return next((k for k,v in PARTS.items() if m and int(m[1]) in v), None if name in APART else 'API')
+
+def site_pages(root):
+    "Names of all pages of the site, as the reader meets them"
+    nbs = Path(root)/'nbs'
+    names = sorted(p.relative_to(nbs).as_posix() for e in ('*.ipynb', '*.qmd') for p in nbs.rglob(e))
+    names = [n for n in names if not any(d.startswith(('_', '.')) for d in n.split('/')) and n != API]
+    return names + [API]
+
+def parts(root):
+    "{part: pages in order}"
+    pages = site_pages(root)
+    return {k:ps for k in PARTS if (ps := [n for n in pages if part_of(n)==k])}
+
+def sidebar(root, pages):
+    "nbs/sidebar.yml: each page once, by part"
+    lines = [f'# {MADE}', 'website:', '  sidebar:', '    style: floating', '    collapse-level: 1', '    contents:',
+             f'      - href: {HOME}', '        text: Overview']
+    for k,ps in parts(root).items(): lines += [f'      - section: {k}', '        contents:', *(f'          - {p}' for p in ps)]
+    return '\n'.join(lines) + '\n'
+
+
+def title_of(root, name, pages):
+    "(title, claim) of a page"
+    page = next((p for p in pages if p.name==name), None)
+    text = page.md if page else (Path(root)/'nbs'/name).read_text(encoding='utf-8')
+    pats = (r'^# +(.+)$', r'^> +(.+)$') if page else (r'^title: +"?(.+?)"?$', r'^description: +"?(.+?)"?$')
+    return [m and m[1] for m in (re.search(p, text, re.M) for p in pats)]
+
+def public(root, module):
+    "(name, first line of its docstring) of the public functions and classes of a module of the course"
+    path = Path(root)/'course_lib'/(module.replace('.', '/') + '.py')
+    if not path.exists(): path = path.with_suffix('')/'__init__.py'
+    if not path.exists(): return
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    names = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id=='__all__'), [])
+    for n in tree.body:
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names:
+            yield n.name, (ast.get_docstring(n) or '').split('\n')[0]
+
+def api(root, pages):
+    "nbs/api.qmd: every public name with its first line, linked to its table of parameters"
+    lines = ['---', 'title: API', 'description: "Every public name of `course_lib`, with the page that derives, tests and documents it."',
+             '---', '', f'<!-- {MADE} -->']
+    for p in pages:
+        rows = list(public(root, p.module)) if p.is_lesson and p.module else []
+        if not rows: continue
+        lines += ['', f'## {p.module}', '', f'From [{title_of(root, p.name, pages)[0]}]({p.name}).', '', '| name | what it is |', '|---|---|']
+        lines += [f'| [{n}]({p.name}#{n.lower()}) | {d.replace("|", chr(92)+"|")} |' for n,d in rows]
+    return '\n'.join(lines) + '\n'
+
+def llms(root, pages, cfg):
+    "nbs/llms.txt: the course for language models, as llmstxt.org wants it"
+    lines = [f"# {cfg['title']}", '', f"> {cfg['description']}.", '',
+             f"The notebooks are the source of the library `{cfg['lib_name']}`, of its tests and of the site ({cfg['git_url']})."]
+    for k,ps in parts(root).items():
+        lines += ['', f'## {k}', '']
+        for n in ps:
+            title,claim = title_of(root, n, pages)
+            if title: lines.append(f"- [{title}]({cfg['git_url']}/blob/{cfg['branch']}/nbs/{n}): {claim}")
+    return '\n'.join(lines) + '\n'
+
+def citation(root, pages, cfg):
+    "CITATION.cff from settings.ini"
+    licence = {'apache2': 'Apache-2.0', 'mit': 'MIT'}[cfg['license']]
+    return '\n'.join([f'# {MADE}', 'cff-version: 1.2.0', 'message: If the course helps your work, please cite it.', 'type: software',
+                      f"title: \"{cfg['title']}\"", f"abstract: \"{cfg['description']}.\"", 'authors:', f"  - name: {cfg['author']}",
+                      f"version: {cfg['version']}", f"license: {licence}", f"repository-code: {cfg['git_url']}",
+                      f"url: {cfg['doc_host']}{cfg['doc_baseurl']}", 'keywords:', *(f'  - {k}' for k in cfg['keywords'].split())]) + '\n'
+
+
+def minutes(page):
+    "Minutes that a page takes to read: 200 words of prose, 20 lines of code or two figures a minute; in fives"
+    words = len(re.sub(r'\$\$.*?\$\$|\$[^$\n]+\$|\S{60,}', ' x ', page.md, flags=re.S).split())
+    lines = sum(len(c['source'].splitlines()) for c in page.code)
+    figures = sum('fig-cap:' in c['source'] for c in page.code)
+    return max(5, 5*round((words/200 + lines/20 + figures/2)/5))
+
+def builds_on(pages):
+    "{lesson: lessons whose modules it imports, without those that another of them builds on}"
+    home = {p.module: p.name for p in pages if p.module}
+    direct = {p.name: {home[m] for m,_ in p.imports() if m in home} - {p.name} for p in pages if p.is_lesson}
+    def below(n, seen=()): return direct.get(n, set()).union(*(below(o, (*seen, n)) for o in direct.get(n, ()) if o not in seen))
+    return {n: sorted(d - set().union(*(below(o) for o in d))) for n,d in direct.items()}
+
+def lesson_tables(root, pages, folder=''):
+    "The lessons by part: claim, minutes to read, lessons they build on"
+    lessons, on, out = {p.name: p for p in pages if p.is_lesson}, builds_on(pages), ['<!-- lessons -->']
+    number = lambda n: n.split('_')[0]
+    for k,ps in parts(root).items():
+        rows = []
+        for n in ps:
+            title,claim = title_of(root, n, pages) if n in lessons else (None, None)
+            if not title or not claim: continue
+            needs = ', '.join(f'[{number(o)}]({folder}{o})' for o in on[n])
+            rows.append(f'| {number(n)} | [{title}]({folder}{n}) | {claim} | {minutes(lessons[n])} | {needs} |')
+        if rows: out += ['', f'### {k}', '', '| | lesson | what it shows | minutes | builds on |', '|---|---|---|---|---|', *rows]
+    return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
+
+# file: how it is made from (root, pages, settings)
+DERIVED = {'nbs/sidebar.yml': lambda r, ps, cfg: sidebar(r, ps), 'nbs/api.qmd': lambda r, ps, cfg: api(r, ps),
+           'nbs/llms.txt': llms, 'CITATION.cff': citation}

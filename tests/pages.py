@@ -1,0 +1,294 @@
+"""The site: built and checked. `python tests/pages.py [--out DIR] [--site DIR]`
+
+The pages are processed by nbdev (`nbdev.serve.proc_nbs`) in a folder of their own and checked there: links, anchors,
+images, citations, figures, the sidebar and the tables of parameters. That needs no Quarto. Where `quarto` is on the
+PATH, the same command renders the site and checks its HTML too; `--site` says where the rendered site goes.
+"""
+import argparse, ast, json, re, shutil, subprocess, sys, tempfile
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import mistune, yaml
+import lint as L
+from derived import APART, minutes, parts, part_of, site_pages
+
+BUILD = 'from nbdev.quarto import refresh_quarto_yml\nfrom nbdev.serve import proc_nbs\n' \
+        'if __name__=="__main__": refresh_quarto_yml(); print(proc_nbs(n_workers=2, force=True))'
+MACHINE = re.compile(r'(?:/usr|/opt|/var|/private|/Users|/content)/[\w./-]*|[A-Z]:\\\\\w+|\S*site-packages\S*|ipykernel_\d+')
+OBJECT = re.compile(r"<module '([\w.]+)' from '[^']*'>|<(?:function|class|built-in function) '?([\w.]+)'?(?: at 0x\w+)?>")
+NOISE = re.compile(r'Traceback \(most recent call last\)|^.*\b\w*Warning: .*$|\x1b\[| at 0x[0-9a-f]{6,}', re.M)
+
+
+# ---- build
+def build(out, root=L.ROOT):
+    "Process the pages of `root` in the folder `out`; returns the folder that Quarto would render"
+    out = Path(out)
+    for f in ('settings.ini', '_quarto.yml', 'nbs', 'course_lib'):
+        src = Path(root)/f
+        if src.is_dir(): shutil.copytree(src, out/f, symlinks=True, ignore=shutil.ignore_patterns('.*', '__pycache__', 'nbdev.yml'))
+        else: shutil.copy(src, out/f)
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', BUILD], cwd=out, capture_output=True, text=True)
+    if res.returncode: raise RuntimeError(f'nbdev could not process the pages:\n{res.stderr[-3000:]}')
+    finish(out/'_proc', root)
+    return out/'_proc'
+
+def finish(proc, root=L.ROOT):
+    "What nbdev leaves open: badge and minutes under the title, links to names without an entry, modules as default values"
+    cfg,pages = L.settings(root),{p.name: p for p in L.pages_of(root)}
+    built = read_pages(proc)
+    ids = {p.html: p.ids for p in built}
+    base = re.escape(cfg['doc_host'] + cfg['doc_baseurl'])
+    def link(m):
+        name,html,anchor = m.groups()
+        known = ids.get(html, ())
+        if anchor in known: return m[0]
+        whole = anchor.split('.')[0]
+        return m[0].replace('#'+anchor, '#'+whole) if whole in known else name
+    for p in built:
+        if not p.nb: continue
+        for c in p.nb['cells']:
+            for o in c.get('outputs', []) if c.get('has_sd') else ():
+                for k,v in o.get('data', {}).items(): o['data'][k] = OBJECT.sub(lambda m: m[1] or m[2], ''.join(v))
+            if c['cell_type']=='markdown': c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w.-]+)#([\w.]+)\)', link, c['source'])
+        if p.name in pages and pages[p.name].is_lesson:
+            badge,_ = L.colab_parts(p.name, cfg)
+            head = dict(cell_type='markdown', id='head', metadata={}, source=f'{badge} About {minutes(pages[p.name])} minutes to read.')
+            p.nb['cells'].insert(1, head)
+        p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+# ---- what stands on a processed page
+_md = mistune.create_markdown(renderer='ast', plugins=['table', 'math', 'footnotes', 'strikethrough'])
+
+def tokens(ts):
+    for t in ts or []:
+        yield t
+        yield from tokens(t.get('children'))
+
+def plain(t):
+    "The text of a token without its marks"
+    return t.get('raw', '') if 'children' not in t else ''.join(plain(c) for c in t['children'])
+
+def auto_id(text):
+    "The anchor that pandoc gives a heading"
+    s = re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', text).strip().lower())
+    return re.sub(r'^[\W\d_]+', '', s) or 'section'
+
+class Built:
+    "A processed page: its ids, links, images, citations and cells"
+    def __init__(self, path, proc):
+        self.path, self.name = Path(path), Path(path).relative_to(proc).as_posix()
+        text = self.path.read_text(encoding='utf-8')
+        self.nb = json.loads(text) if self.path.suffix=='.ipynb' else None
+        if self.nb:
+            for c in self.nb['cells']: c['source'] = ''.join(c['source'])
+            self.cells = self.nb['cells']
+        else: self.cells = [dict(cell_type='markdown', source=text, id='text')]
+        front = self.cells[0]['source'] if self.cells else ''
+        m = re.match(r'---\n(.*?)\n---', front, re.S)
+        self.front = (yaml.safe_load(m[1]) or {}) if m else {}
+        here = Path(self.name)
+        self.html = (here.parent/self.front.get('output-file', here.with_suffix('.html').name)).as_posix()
+        self.ids, self.links, self.images, self.keys, self.raw = set(), [], [], [], []
+        seen = Counter()
+        for c in self.cells:
+            if c['cell_type']=='code':
+                for d,v in re.findall(r'^#\| *(label): *(\S+)', c['source'], re.M): self.ids.add(v)
+                texts = [''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', [])]
+            else: texts = [re.sub(r'\A---\n.*?\n---', '', c['source'], flags=re.S)]
+            for t in texts: self.scan(t, seen)
+
+    def scan(self, text, seen):
+        self.ids |= set(re.findall(r'\{[^}\n]*#([\w:.-]+)[^}\n]*\}', text))
+        raw = re.findall(r'```\{=html\}\n(.*?)\n```', text, re.S)
+        text = re.sub(r'```\{=html\}\n.*?\n```', '', text, flags=re.S)
+        for t in tokens(_md(re.sub(r'\$\$.*?\$\$', ' ', text, flags=re.S))):
+            k = t['type']
+            if k=='heading':
+                own = re.search(r'\{[^}]*#([\w:.-]+)[^}]*\}\s*$', plain(t))
+                i = own[1] if own else auto_id(plain(t))
+                self.ids.add(f'{i}-{seen[i]}' if seen[i] and not own else i)
+                seen[i] += 1
+            elif k=='link': self.links.append(t['attrs']['url'])
+            elif k=='image': self.images.append((t['attrs']['url'], plain(t)))
+            elif k in ('block_html', 'inline_html'): raw.append(t['raw'])
+            elif k=='text': self.keys += re.findall(r'(?<![\w@.])-?@([A-Za-z][\w:-]*\w)', t['raw'])
+        for r in raw:
+            h = Html(r)
+            self.ids |= h.ids; self.links += h.links; self.images += h.images
+
+class Html(HTMLParser):
+    "Ids, links and images of a piece of HTML"
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.ids, self.links, self.images = set(), [], []
+        self.feed(text)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if a.get('id'): self.ids.add(a['id'])
+        if tag=='a' and a.get('name'): self.ids.add(a['name'])
+        if tag in ('a', 'link') and a.get('href') is not None: self.links.append(a['href'])
+        if tag=='img': self.images.append((a.get('src') or '', a.get('alt') or ''))
+        if tag in ('script', 'iframe') and a.get('src'): self.links.append(a['src'])
+
+def read_pages(proc):
+    ps = sorted(p for e in ('*.ipynb', '*.qmd') for p in Path(proc).rglob(e))
+    return [Built(p, proc) for p in ps if not any(d.startswith(('_', '.')) for d in p.relative_to(proc).parts)]
+
+
+# ---- rules: each yields messages
+def check_links(pages, proc, root=L.ROOT):
+    "Every link of the site leads somewhere: page, anchor, file, source line, citation"
+    cfg = L.settings(root)
+    site, blob = cfg['doc_host'] + cfg['doc_baseurl'], f"{cfg['git_url']}/blob/{cfg['branch']}/"
+    by = {p.name: p for p in pages} | {p.html: p for p in pages}
+    cited = set(re.findall(r'^@\w+\{([^,\s]+),', bib.read_text(encoding='utf-8'), re.M)) if (bib := Path(proc)/'references.bib').exists() else set()
+    for p in pages:
+        for url in [*p.links, *(u for u,_ in p.images)]:
+            for where in (blob, blob.replace('github.com', 'colab.research.google.com/github')):
+                if url.startswith(where):
+                    f,_,line = url.removeprefix(where).partition('#L')
+                    if not (Path(root)/f).exists(): yield f'{p.name}: link to a file that is not there: {url}'
+                    elif line and int(line.split('-')[0]) > len((Path(root)/f).read_text(encoding='utf-8').splitlines()): yield f'{p.name}: no such line: {url}'
+            if url.startswith(site): url = '/' + url.removeprefix(site)
+            parts_ = urlsplit(url)
+            if parts_.scheme or parts_.netloc: continue
+            target,anchor = unquote(parts_.path),unquote(parts_.fragment)
+            folder = Path('') if target.startswith('/') else Path(p.name).parent
+            target = target.lstrip('/')
+            if not target: q = p if not url.startswith('/') else by.get('index.html')
+            else:
+                name = Path(*[d for d in (folder/target).parts if d!='.']).as_posix()
+                while '/../' in '/'+name: name = re.sub(r'(?:^|/)[^/]+/\.\.(?=/|$)', '', name, count=1).lstrip('/')
+                q = by.get(name)
+                if q is None:
+                    if not (Path(proc)/name).is_file(): yield f'{p.name}: broken link {url}'
+                    continue
+            if anchor and anchor not in q.ids: yield f'{p.name}: no anchor #{anchor} on {q.name}'
+        for k in p.keys:
+            if re.match(r'(fig|eq|tbl|sec|lst|thm)-', k):
+                if k not in p.ids: yield f'{p.name}: @{k} refers to nothing'
+            elif k not in cited: yield f'{p.name}: @{k} is not in references.bib'
+
+def check_pages(pages):
+    "Title and claim; figures with caption and alt text; outputs without noise or machine paths"
+    for p in pages:
+        for k in ('title', 'description'):
+            if not p.front.get(k) and p.name not in APART: yield f'{p.name}: no {k}'
+        for u,alt in p.images:
+            if not alt.strip(): yield f'{p.name}: image {u} without alt text'
+        for c in p.cells:
+            if any(k.startswith('image/') for o in c.get('outputs', []) for k in o.get('data', {})):
+                for d in ('fig-cap', 'fig-alt'):
+                    if not re.search(rf'^#\| *{d}: *\S', c['source'], re.M): yield f"{p.name}: cell {c['id']}: figure without {d}"
+            for o in c.get('outputs', []):
+                if o['output_type']=='error' or o.get('name')=='stderr': yield f"{p.name}: cell {c['id']}: a saved error or warning"
+                text = ''.join(o.get('text', '')) + '\n'.join(''.join(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
+                for rule,what in ((NOISE, 'an error or warning'), (MACHINE, 'a machine path'), (L.FORBIDDEN, 'a machine path')):
+                    if m := rule.search(text): yield f"{p.name}: cell {c['id']}: {what} in an output: {m[0][:80]}"
+
+def check_sidebar(pages, proc):
+    "Each page once, in its part, in the order of its number"
+    bar = yaml.safe_load((Path(proc)/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    found = [(e['section'], [c if isinstance(c, str) else c['href'] for c in e['contents']]) for e in bar if 'section' in e]
+    names = [n for _,ns in found for n in ns]
+    here = {p.name for p in pages} - set(APART)
+    for n,k in Counter(names).items():
+        if k>1: yield f'sidebar: {n} stands there {k} times'
+        if n not in here: yield f'sidebar: {n} is no page'
+    for n in sorted(here - set(names)): yield f'sidebar: {n} is missing'
+    for part,ns in found:
+        for n in ns:
+            if part_of(n)!=part: yield f'sidebar: {n} stands in {part}, not in {part_of(n)}'
+        if ns!=sorted(ns) and part!='API': yield f'sidebar: {part} is not in the order of the numbers'
+
+def check_api(pages, root=L.ROOT):
+    "Every public name has its table (the API page links there), and every public parameter its comment"
+    bare_ok = set(inherited(root))
+    for p in pages:
+        for c in p.cells:
+            if not c.get('has_sd'): continue
+            md = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', []))
+            name = (re.search(r'^#+ (.+)$', md, re.M) or [0, '?'])[1].replace('\\', '')
+            if re.search(r'^raise|Error', md) and '```' not in md: yield f'{p.name}: show_doc of {name} failed'
+            sig = re.search(r'```python\n(.*?)\n(?:\)|```)', md, re.S)
+            for line in (sig[1].split('\n')[1:] if sig else []):
+                bare = [a.split(':')[0].split('=')[0].strip() for a in re.split(r',\s*(?![^\[(]*[\])])', line) if ' # ' not in line]
+                bare = [a for a in bare if re.fullmatch(r'[A-Za-z]\w*', a)]   # *args, **kwargs and _private need no comment
+                bare = [a for a in bare if a!='learn']   # a callback's hooks get the learner, as `Callback` says
+                if bare and public_name(name) and name not in bare_ok: yield f"{p.name}: {name}: no comment for {', '.join(bare)}"
+
+def inherited(root):
+    "Classes whose parameters have no line of their own in the course: inherited, or fields of a dataclass that are commented"
+    for f in (Path(root)/'course_lib').rglob('*.py'):
+        lines = (text := f.read_text(encoding='utf-8')).splitlines()
+        for n in ast.parse(text).body:
+            if isinstance(n, ast.ClassDef) and not any(getattr(o, 'name', '')=='__init__' for o in n.body):
+                fields = [o for o in n.body if isinstance(o, ast.AnnAssign)]
+                if all(' # ' in lines[o.lineno-1] for o in fields): yield n.name
+
+def public_name(n): return not any(o.startswith('_') for o in n.split('.'))
+
+PLANNED = {'11_batchnorm.ipynb: broken link 16_small_batch.ipynb'}   # lessons that are being written
+
+def check_proc(proc, root=L.ROOT):
+    "All messages about the processed pages in the folder `proc`"
+    pages = read_pages(proc)
+    missing = set(site_pages(root)) - {p.name for p in pages}
+    yield from (f'{n}: not built' for n in sorted(missing))
+    yield from (m for m in check_links(pages, proc, root) if m not in PLANNED)
+    yield from check_pages(pages)
+    yield from check_sidebar(pages, proc)
+    yield from check_api(pages, root)
+
+
+# ---- the rendered site
+def render(proc):
+    "Render with Quarto; returns the folder of the site"
+    res = subprocess.run(['quarto', 'render', '--no-cache', '--no-execute'], cwd=proc, capture_output=True, text=True)
+    if res.returncode: raise RuntimeError(f'quarto render failed:\n{res.stdout[-2000:]}{res.stderr[-3000:]}')
+    return Path(proc)/'_docs'
+
+def check_html(site, root=L.ROOT):
+    "Links, anchors and images of the rendered pages; what Quarto could not resolve"
+    site, cfg = Path(site), L.settings(root)
+    texts = {f.relative_to(site).as_posix(): f.read_text(encoding='utf-8') for f in site.rglob('*.html') if 'site_libs' not in f.parts}
+    pages = {n: Html(t) for n,t in texts.items()}
+    if not pages: yield 'the site has no page'
+    for n,h in pages.items():
+        if m := re.search(r'quarto-unresolved-ref|<strong>[\w:-]+\?</strong>', texts[n]): yield f'{n}: not resolved: {m[0]}'
+        for url,alt in h.images:
+            if not alt.strip(): yield f'{n}: image {url[:80]} without alt text'
+        for url in [*h.links, *(u for u,_ in h.images)]:
+            url = url.replace(cfg['doc_host'] + cfg['doc_baseurl'], '/')
+            u = urlsplit(url)
+            if u.scheme or u.netloc or not (u.path or u.fragment): continue
+            q = (site if u.path.startswith('/') else (site/n).parent)/unquote(u.path).lstrip('/') if u.path else site/n
+            if q.is_dir(): q = q/'index.html'
+            if not q.is_file(): yield f'{n}: broken link {url}'; continue
+            key = q.resolve().relative_to(site.resolve()).as_posix()
+            if u.fragment and key in pages and unquote(u.fragment) not in pages[key].ids | {'top'}: yield f'{n}: no anchor {url}'
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--out', type=Path, help='a new folder for the processed pages; without it, one that is thrown away')
+    ap.add_argument('--site', type=Path, help='where the rendered site goes (needs quarto)')
+    a = ap.parse_args()
+    with tempfile.TemporaryDirectory() as tmp:
+        if a.out: a.out.mkdir(parents=True)
+        proc = build(a.out or tmp)
+        msgs = list(check_proc(proc))
+        if shutil.which('quarto'):
+            site = render(proc)
+            msgs += check_html(site)
+            if a.site: shutil.copytree(site, a.site, dirs_exist_ok=True)
+        elif a.site: sys.exit('pages: --site needs quarto on the PATH')
+        else: print('pages: no quarto on the PATH, so the HTML is not rendered')
+    print('\n'.join(msgs) or 'pages: nothing found')
+    sys.exit(bool(msgs))
+
+
+if __name__=='__main__': main()

@@ -1,0 +1,118 @@
+"The site, built as CI can build it (without Quarto), has no fault; and each fault that is planted is found."
+import json, re, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import derived as D, lint as L, pages as P
+
+@pytest.fixture(scope='session')
+def proc(tmp_path_factory): return P.build(tmp_path_factory.mktemp('site'))
+
+@pytest.mark.timeout(900)
+def test_site(proc):
+    assert {p.name for p in P.read_pages(proc)} == set(D.site_pages(L.ROOT))
+    assert list(P.check_proc(proc)) == []
+
+def test_head_of_a_lesson(proc):
+    "Badge and minutes, which nbdev drops with the title, stand on the built page"
+    for p in P.read_pages(proc):
+        if p.nb and re.match(r'\d\d', p.name):
+            text = '\n'.join(c['source'] for c in p.cells[:3])
+            assert 'colab-badge' in text and re.search(r'About \d+ minutes', text), p.name
+
+def test_minutes_are_those_of_the_table(proc):
+    table = L.lesson_table()
+    for p in L.pages_of():
+        if p.is_lesson: assert re.search(rf'\({p.name}\).*\| {D.minutes(p)} \|', table), p.name
+
+@pytest.mark.skipif(not shutil.which('quarto'), reason='quarto is not on the PATH: the HTML is checked where the site is published')
+def test_rendered(proc): assert list(P.check_html(P.render(proc))) == []
+
+
+# ---- planted faults, on a site of two pages
+def cell(src, kind='markdown', **kw):
+    return dict(cell_type=kind, id='c', metadata={}, source=src) | (dict(outputs=[], execution_count=None) | kw if kind=='code' else {})
+
+def image(src): return cell(src, 'code', outputs=[dict(output_type='display_data', metadata={}, data={'image/png': 'x'})])
+def out(text): return cell('x', 'code', outputs=[dict(output_type='stream', name='stdout', text=[text])])
+def table(sig): return cell('#| echo: false\nshow_doc(f)', 'code', has_sd=True, outputs=[
+    dict(output_type='execute_result', metadata={}, data={'text/markdown': [f'---\n\n### f\n\n```python\ndef f(\n{sig}\n):\n```\n\n*Does f.*']})])
+
+FINE = [cell('## Two words & `code`\n\n$$x$$ {#eq-one}\n\nSee @eq-one, @fig-a, [there](01_b.ipynb#the-end), [b](b.html) and [@ioffe2015].'),
+        image('#| label: fig-a\n#| fig-cap: "A"\n#| fig-alt: "a"'), cell('[up](#two-words-code) `@not-one` and mail@host.org'),
+        table('    x:int=1, # a number\n    **kwargs')]
+
+def site(tmp, *cells, bar=None, front='title: A\ndescription: d'):
+    (tmp/'proc').mkdir()
+    for n,cs,f in (('00_a.ipynb', [*FINE, *cells], front), ('01_b.ipynb', [cell('## The end')], 'title: B\ndescription: d\noutput-file: b.html')):
+        nb = dict(cells=[dict(cell_type='raw', id='f', metadata={}, source=f'---\n{f}\n---\n')]+cs, metadata={}, nbformat=4, nbformat_minor=5)
+        (tmp/'proc'/n).write_text(json.dumps(nb))
+    (tmp/'proc/sidebar.yml').write_text(bar or BAR)
+    (tmp/'proc/references.bib').write_text('@article{ioffe2015,\n title={x}}\n')
+    pages = P.read_pages(tmp/'proc')
+    return [m for rule in (P.check_links(pages, tmp/'proc'), P.check_pages(pages), P.check_sidebar(pages, tmp/'proc'), P.check_api(pages)) for m in rule]
+
+BAR = 'website:\n  sidebar:\n    contents:\n      - section: Foundations\n        contents:\n          - 00_a.ipynb\n          - 01_b.ipynb\n'
+
+def test_fine(tmp_path): assert site(tmp_path) == []
+
+@pytest.mark.parametrize('fault, said', [
+    (cell('[x](02_c.ipynb)'), 'broken link 02_c.ipynb'),
+    (cell('[x](01_b.ipynb#middle)'), 'no anchor #middle on 01_b.ipynb'),
+    (cell('[x](#nowhere)'), 'no anchor #nowhere'),
+    (cell('<a href="c.html">c</a>'), 'broken link c.html'),
+    (cell('![a cat](cat.png)'), 'broken link cat.png'),
+    (cell('![](https://example.org/cat.png)'), 'without alt text'),
+    (cell('[`f`](%s%sa.html#f)' % (L.settings()['doc_host'], L.settings()['doc_baseurl'])), 'broken link'),
+    (cell('[x](%s/blob/main/nbs/none.py)' % L.settings()['git_url']), 'a file that is not there'),
+    (cell('[x](%s/blob/main/setup.py#L9999)' % L.settings()['git_url']), 'no such line'),
+    (cell('as [@nobody1999] said'), '@nobody1999 is not in references.bib'),
+    (cell('see @fig-none'), '@fig-none refers to nothing'),
+    (image('#| label: fig-b\n#| fig-cap: "B"'), 'figure without fig-alt'),
+    (image('#| fig-alt: "b"\n#| fig-cap:'), 'figure without fig-cap'),
+    (out('Traceback (most recent call last)\n'), 'an error or warning'),
+    (out('x.py:3: UserWarning: no\n'), 'an error or warning'),
+    (out('saved to /usr/local/lib/x.py'), 'a machine path'),
+    (out('<object at 0x7f3a10b2c4d0>'), 'an error or warning'),
+    (cell('x', 'code', outputs=[dict(output_type='error', ename='E', evalue='', traceback=[])]), 'a saved error'),
+    (table('    x:int=1, # a number\n    y, z:tuple=(1, 2)'), 'f: no comment for y, z'),
+])
+def test_planted(tmp_path, fault, said):
+    msgs = site(tmp_path, fault)
+    assert len(msgs)==1 and said in msgs[0], msgs
+
+@pytest.mark.parametrize('old, new, said', [
+    ('          - 01_b.ipynb\n', '', '01_b.ipynb is missing'), ('01_b', '00_a', '00_a.ipynb stands there 2 times'),
+    ('01_b', '03_c', '03_c.ipynb is no page'), ('Foundations', 'Practice', 'stands in Practice, not in Foundations'),
+    ('00_a.ipynb\n          - 01_b', '01_b.ipynb\n          - 00_a', 'not in the order')])
+def test_sidebar(tmp_path, old, new, said): assert any(said in m for m in site(tmp_path, bar=BAR.replace(old, new)))
+
+def test_no_title(tmp_path): assert any('no description' in m for m in site(tmp_path, front='title: A'))
+
+@pytest.mark.parametrize('name, part', [('00_core.ipynb', 'Foundations'), ('07b_variance.ipynb', 'Foundations'), ('09_lsuv.ipynb', 'Initialization'),
+    ('13b_norms.ipynb', 'Normalization'), ('14d_x.ipynb', 'Practice'), ('21_train.ipynb', 'Practice'), ('15_sweep.ipynb', 'Experiments'),
+    ('18_towards_90.ipynb', 'Experiments'), ('22_exercises.ipynb', 'Exercises'), ('exercises/01_x.ipynb', 'Exercises'), ('api.qmd', 'API'),
+    ('index.ipynb', None)])
+def test_parts(name, part): assert D.part_of(name)==part
+
+def test_new_page_takes_its_place(tmp_path):
+    (tmp_path/'nbs/exercises').mkdir(parents=True)
+    for n in ('00_a', '16_b', '15_c', '11_d', '20_e', 'exercises/02_f', '_template', 'index'): (tmp_path/f'nbs/{n}.ipynb').write_text('{"cells": []}')
+    got = {k: v for k,v in D.parts(tmp_path).items()}
+    assert got=={'Foundations': ['00_a.ipynb'], 'Normalization': ['11_d.ipynb'], 'Practice': ['20_e.ipynb'],
+                 'Experiments': ['15_c.ipynb', '16_b.ipynb'], 'Exercises': ['exercises/02_f.ipynb'], 'API': ['api.qmd']}
+
+@pytest.mark.parametrize('html, said', [
+    ('<a href="b.html">b</a><img src="x.png" alt="x"><h2 id="top2"></h2><a href="#top2">t</a>', None),
+    ('<a href="c.html">c</a>', 'broken link c.html'), ('<a href="b.html#none">b</a>', 'no anchor b.html#none'), ('<img src="x.png">', 'without alt'),
+    ('<img src="y.png" alt="y">', 'broken link y.png'), ('<span class="quarto-unresolved-ref">fig-x</span>', 'not resolved'),
+    ('(<strong>ioffe2015?</strong>)', 'not resolved')])
+def test_html(tmp_path, html, said):
+    (tmp_path/'a.html').write_text(html); (tmp_path/'b.html').write_text('<p id="p">b</p>'); (tmp_path/'x.png').write_bytes(b'')
+    msgs = list(P.check_html(tmp_path))
+    assert (not msgs) if said is None else len(msgs)==1 and said in msgs[0], msgs
+
+@pytest.mark.parametrize('text, anchor', [('Two words & `code`'.replace('`', ''), 'two-words-code'), ('1. A first', 'a-first'),
+    ('DataLoaders.from_dd', 'dataloaders.from_dd'), ('What is γ?', 'what-is-γ'), ('(N, C, H·W)', 'n-c-hw'), ('2024', 'section')])
+def test_anchor_is_pandocs(text, anchor): assert P.auto_id(text)==anchor
