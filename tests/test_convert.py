@@ -210,3 +210,61 @@ def test_report():
     shifted = C.norm_report(m, X*3+5)
     assert shifted[0]['mean_shift']>2 and shifted[0]['var_ratio']>4 and shifted[0]['gap']>.5
     assert C.norm_report(C.convert_norms(m, 'group', num_groups=2), X)[0]['gap'] is None
+
+def conv_then(norm): return nn.Sequential(nn.Conv2d(1, 8, 3), norm)
+
+@pytest.mark.parametrize('kind, norm', [
+    ('batch', nn.BatchNorm2d(8, momentum=None, eps=.1)), ('batch', nn.BatchNorm2d(8, affine=False, track_running_stats=False)),
+    ('instance', nn.InstanceNorm2d(8)), ('instance', nn.InstanceNorm2d(8, affine=True, track_running_stats=True)),
+    ('group', nn.GroupNorm(2, 8)), ('layer', nn.LayerNorm(4, bias=False)), ('rms', nn.RMSNorm(4))])
+def test_round_trip_of_each_kind(kind, norm):
+    m = conv_then(norm)
+    ours = C.convert_norms(m, kind, kind, library='course')
+    back = C.convert_norms(ours, kind, kind)
+    assert type(ours[1]) is not type(norm) and str(back)==str(m) and vars(back[1]).keys()==vars(norm).keys()
+    torch.testing.assert_close(ours(X), back(X))
+
+def test_full_backward_hooks_stay():
+    m,seen = conv_then(nn.BatchNorm2d(8)),[]
+    m[1].register_full_backward_hook(lambda m, gi, go: seen.append(type(m)))
+    C.convert_norms(m, 'group')(X).sum().backward()
+    assert seen==[nn.GroupNorm]
+
+def test_eps_of_an_rmsnorm_may_be_none():
+    m = conv_then(nn.RMSNorm(4))
+    assert C.convert_norms(m, 'layer', 'rms')[1].eps==torch.finfo(torch.float32).eps
+    assert C.convert_norms(m, 'layer', 'rms')(X).shape==(16,8,4,4)
+
+def test_statistics_that_do_not_exist_are_not_frozen_and_new_ones_are_reported():
+    with pytest.raises(ValueError, match='keeps no running statistics'):
+        C.convert_norms(conv_then(nn.BatchNorm2d(8, track_running_stats=False)), 'frozen')
+    rows = C.convert_norms(conv_then(nn.GroupNorm(2, 8)), 'batch', 'group', report=True)[1]
+    assert rows[0]['note']=='running statistics are new: recalibrate'
+
+class ChannelsLast(nn.LayerNorm): pass
+
+@pytest.mark.parametrize('inplace', [False, True])
+def test_report_names_what_was_left(inplace):
+    m = nn.Sequential(nn.Conv2d(1,8,3), nn.BatchNorm2d(8), nn.GroupNorm(2,8), ChannelsLast(4))
+    rows = C.convert_norms(m, 'group', report=True, inplace=inplace)[1]
+    assert {r['name']:r['note'] for r in rows}=={'1': 'lost: running_mean, running_var', '2': 'left: kind group was not asked for',
+        '3': 'left: ChannelsLast is derived from a norm and may work on other axes'}
+
+def test_folding_a_grouped_transposed_convolution():
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.ConvTranspose2d(4, 8, 3, groups=2), nn.BatchNorm2d(8))
+    x = torch.randn(4, 4, 5, 5)
+    m(x*2+1)
+    torch.testing.assert_close(C.fold_norms(m)(x), m.eval()(x), rtol=1e-4, atol=1e-5)
+
+def test_a_norm_over_another_axis_than_the_linear_maps_is_refused():
+    m = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    m(torch.randn(16, 4, 6))
+    f = C.fold_norms(m)
+    torch.testing.assert_close(f(X[:,0,0]), m.eval()(X[:,0,0]))
+    with pytest.raises(ValueError, match='channels on axis 1, the map has its features on axis 2'): f(torch.randn(16, 4, 6))
+
+def test_a_recalibrated_running_norm_keeps_its_statistics_in_training():
+    m = C.convert_norms(net(), 'running')
+    C.recalibrate(m, [X], 'running', progress=False)
+    assert m[1].running_count==1/m[1].momentum

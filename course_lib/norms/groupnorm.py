@@ -129,7 +129,7 @@ def batch_forward(self:InstanceNorm,
         mean,var = (o.to(at_least_float32(x).dtype) for o in (self.running_mean,self.running_var))
         return batchnorm(x, mean, var, self.weight, self.bias, eps=self.eps)
     if self.running_mean is not None and x.numel(): self.update_stats(x.detach())
-    return group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+    return group_norm(x, max(x.shape[1], 1), self.weight, self.bias, self.eps)
 
 @patch
 def update_stats(self:InstanceNorm,
@@ -158,12 +158,12 @@ def check_input(self:InstanceNorm,
 ):
     "PyTorch's errors for `InstanceNorm`, with the remedy."
     C,msg = self.num_features,f"InstanceNorm: expected input's size at dim=1 to match num_features ({self.num_features}), but got: {x.shape[1]}; one image without its batch axis is x[None]"
-    if x.shape[1]!=C:
-        if self.affine: raise ValueError(msg)
-        if self.running_mean is not None: raise RuntimeError(msg)
-        warnings.warn(msg, stacklevel=3)
+    wrong = x.shape[1]!=C
+    if wrong and self.affine: raise ValueError(msg)
     if own and math.prod(x.shape[2:])==1:
         raise ValueError(f'InstanceNorm: Expected more than 1 spatial element when training, got input size {tuple(x.shape)}; leave the norm out on 1x1 maps')
+    if wrong and self.running_mean is not None: raise RuntimeError(msg)
+    if wrong: warnings.warn(msg, stacklevel=3)
     require_dtypes('InstanceNorm', x, self.weight, self.bias)
 
 @patch
