@@ -10,6 +10,7 @@ __all__ = ['PAPER', 'INK', 'WARN', 'NORM_COLORS', 'STYLE', 'linear_rgb', 'contra
 # %% ../nbs/01_plot.ipynb #f8daa361
 import io, math, sys
 from base64 import b64encode
+from itertools import zip_longest
 
 import numpy as np, torch
 import matplotlib as mpl, matplotlib.pyplot as plt
@@ -129,14 +130,14 @@ def show_images(
     ims,            # images, each as `show_image` takes it
     nrows:int=None, # rows of the grid
     ncols:int=None, # columns of the grid
-    titles=None,    # one text an image
+    titles=None,    # one text an image; those at the end may be missing
     imsize:float=1.2, # side of an image in inches
     **kwargs,       # for `show_image`
 ):                  # the axes
     "Images in a grid."
     ims = list(ims)
     _,axs = get_grid(len(ims), nrows, ncols, imsize=imsize)
-    for ax,im,t in zip(axs, ims, titles or ['']*len(ims)): show_image(im, ax=ax, title=t, **kwargs)
+    for ax,im,t in zip_longest(axs, ims, titles or [], fillvalue=''): show_image(im, ax=ax, title=t, **kwargs)
     return axs
 
 # %% ../nbs/01_plot.ipynb #769ef929

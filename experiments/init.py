@@ -33,7 +33,7 @@ ROWS = dict(default=(nn.ReLU, None, False, 5), kaiming=(nn.ReLU, init_weights, F
             lsuv_relu=(nn.ReLU, 'lsuv', True, 5), lsuv_general=(general, 'lsuv', True, 5))
 TABLE = dict(bs=1024, lr=.2, momentum=.85, epochs=3)
 
-INITS, DEPTHS, LRS, SEEDS = ('default', 'kaiming', 'lsuv', 'batch'), (5, 10, 20, 40), (.001, .003, .01, .03, .1, .3, 1.), (0, 1, 2)
+INITS, DEPTHS, LRS, SEEDS = ('default', 'kaiming', 'lsuv', 'batch'), (5, 10, 20, 40), (.003, .01, .03, .1, .3, 1.), (0, 1, 2)
 MAP = dict(bs=32, momentum=.85, epochs=2, n_train=6_000, n_valid=1_000, channels=8)
 
 
