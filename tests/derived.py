@@ -2,7 +2,7 @@
 
 A page takes its place in the sidebar, the table of lessons, the API page and llms.txt by its file name alone.
 """
-import ast, re
+import ast, base64, re
 from pathlib import Path
 
 # A part of the course and the lesson numbers it holds, in the order of the sidebar.
@@ -88,6 +88,46 @@ def citation(root, pages, cfg):
                       f"url: {cfg['doc_host']}{cfg['doc_baseurl']}", 'keywords:', *(f'  - {k}' for k in cfg['keywords'].split())]) + '\n'
 
 
+# The figures that the course is introduced with: (page, label). Pictures and captions are those saved on the pages.
+HIGHLIGHTS = [('08b_init_in_practice.ipynb', 'fig-table'), ('07_checks.ipynb', 'fig-detached'), ('12_groupnorm.ipynb', 'fig-classify')]
+
+def highlights(pages):
+    "(page, label, caption, alt text, PNG) of the figures that the course is introduced with, as far as they are saved"
+    by = {p.name: p for p in pages}
+    for name,label in HIGHLIGHTS:
+        for c in by[name].code if name in by else ():
+            if not re.search(rf'^#\| *label: *{label}$', c['source'], re.M): continue
+            cap,alt = (re.search(rf'^#\| *{k}: *"(.*)"$', c['source'], re.M)[1].replace('\\"', '"') for k in ('fig-cap', 'fig-alt'))
+            for o in c.get('outputs', []):
+                if png := o.get('data', {}).get('image/png'): yield name, label, cap, alt, base64.b64decode(''.join(png))
+
+def highlight_cell(root, pages):
+    "Markdown of those figures, side by side on the site, each with the page that makes it"
+    figs = [f'[![{cap}](images/{label}.png){{fig-alt="{alt}"}}]({name})' for name,label,cap,alt,_ in highlights(pages)]
+    return '\n\n'.join(['<!-- highlights -->', f'::: {{layout-ncol={len(figs)}}}', *figs, ':::'])
+
+def mix(a, b, t):
+    "The colour `a` with a share `t` of `b`"
+    return '#' + ''.join(f'{round((1-t)*int(a[i:i+2], 16) + t*int(b[i:i+2], 16)):02x}' for i in (1, 3, 5))
+
+def theme(root, dark):
+    "The site's colours: those of the figures"
+    src = (Path(root)/'course_lib/plot.py').read_text(encoding='utf-8')
+    paper,ink,_ = re.search(r"^PAPER,INK,WARN = '(.*?)','(.*?)','(.*?)'", src, re.M).groups()
+    blue,light,dim = (re.search(rf"\b{k}='(#\w+)'", src)[1] for k in ('batch', 'batch_detached', 'frozen'))
+    links = f'$link-color: {mix(light, "#ffffff", .3)};' if dark else f'$link-color: {blue};'
+    ground = f'$body-bg: {mix(dim, "#000000", .3)};\n$body-color: {paper};' if dark else f'$body-bg: {paper};\n$body-color: {ink};'
+    return f"""/*-- scss:defaults --*/
+// {MADE}
+$primary: {blue};
+{ground}
+{links}
+/*-- scss:rules --*/
+// figures keep their own paper, so their colours mean the same in both themes
+.cell-output-display img, .quarto-figure img {{ background: {paper}; border-radius: .4rem; }}
+table {{ display: block; max-width: 100%; overflow-x: auto; }}
+"""
+
 def minutes(page):
     "Minutes that a page takes to read: 200 words of prose, 20 lines of code or two figures a minute; in fives"
     words = len(re.sub(r'\$\$.*?\$\$|\$[^$\n]+\$|\S{60,}', ' x ', page.md, flags=re.S).split())
@@ -118,4 +158,16 @@ def lesson_tables(root, pages, folder=''):
 
 # file: how it is made from (root, pages, settings)
 DERIVED = {'nbs/sidebar.yml': lambda r, ps, cfg: sidebar(r, ps), 'nbs/api.qmd': lambda r, ps, cfg: api(r, ps),
+           'nbs/light.scss': lambda r, ps, cfg: theme(r, False), 'nbs/dark.scss': lambda r, ps, cfg: theme(r, True),
            'nbs/llms.txt': llms, 'CITATION.cff': citation}
+
+def derived(root, pages, cfg):
+    "(file, bytes) of everything that is derived"
+    root = Path(root)
+    for f,make in DERIVED.items():
+        if 'scss' in f and not (root/'course_lib/plot.py').exists(): continue
+        yield f, make(root, pages, cfg).encode()
+    for _,label,_,_,png in highlights(pages): yield f'nbs/images/{label}.png', png
+
+# what the landing page says that the pages know: first line of the cell -> its text
+CELLS = {'<!-- lessons -->': lesson_tables, '<!-- highlights -->': highlight_cell}

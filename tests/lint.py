@@ -10,7 +10,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from derived import DERIVED, lesson_tables
+from derived import CELLS, HIGHLIGHTS, derived, highlights, lesson_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_KB, MAX_LINES = 500, 30
@@ -176,7 +176,9 @@ def readme(root=ROOT):
     parts = ['<!-- Made from nbs/index.ipynb by `python tests/lint.py --fix`: edit that. -->']
     for c in Page(Path(root)/'nbs/index.ipynb', root).cells:
         lines = c['source'].splitlines()
-        if c['cell_type'] == 'markdown': parts.append(re.sub(r'\]\((?!https?:|#)', '](nbs/', c['source']))
+        if c['cell_type'] == 'markdown':
+            text = re.sub(r'^\[!\[(.*)\]\((.*)\)\{fig-alt="(.*)"\}\]\((.*)\)$', r'[![\3](\2)](\4)\n\n*\1*', c['source'], flags=re.M)   # Quarto's figures as Markdown's
+            parts.append(re.sub(r'\]\((?!https?:|#)', '](nbs/', re.sub(r'^:::.*\n*', '', text, flags=re.M)).rstrip())
         elif c['cell_type'] == 'code' and not re.search(r'^#\| *hide', c['source'], re.M):
             body = '\n'.join(l for l in lines if not l.startswith('#|')).strip()
             if body: parts.append(f'```python\n{body}\n```')
@@ -190,20 +192,21 @@ def lesson_table(root=ROOT, folder=''):
     "The lessons with their claims, by part, as the page that introduces the course shows them"
     return lesson_tables(root, pages_of(root), folder)
 
-def rule_lessons(root=ROOT):
-    "The table of lessons names every lesson with its claim"
-    cells = [c['source'] for c in Page(Path(root)/'nbs/index.ipynb', root).cells if c['source'].startswith('<!-- lessons -->')]
-    if cells and cells[0] != lesson_table(root):
-        yield 'index.ipynb: the table of lessons is stale (run `python tests/lint.py --fix`)'
-
+def rule_index(root=ROOT):
+    "The landing page says what the pages say: lessons with their claims, figures with their captions"
+    pages = pages_of(root)
+    for c in Page(Path(root)/'nbs/index.ipynb', root).cells:
+        for head,make in CELLS.items():
+            if c['source'].startswith(head) and c['source'] != make(root, pages): yield f'index.ipynb: the cell {head} is stale (run `python tests/lint.py --fix`)'
+    if (Path(root)/'nbs'/HIGHLIGHTS[0][0]).exists():
+        for _,label in HIGHLIGHTS:
+            if label not in {h[1] for h in highlights(pages)}: yield f'tests/derived.py: no saved figure {label} to introduce the course with'
 
 def rule_derived(root=ROOT):
-    "Sidebar, API page, llms.txt and citation file are what the pages and settings.ini yield"
-    pages,cfg = pages_of(root),settings(root)
-    for f,make in DERIVED.items():
+    "Sidebar, API page, themes, llms.txt and citation file are what the pages, the library and settings.ini yield"
+    for f,made in derived(root, pages_of(root), settings(root)):
         q = Path(root)/f
-        if not q.exists() or q.read_text(encoding='utf-8') != make(root, pages, cfg):
-            yield f'{f} is stale (run `python tests/lint.py --fix`)'
+        if not q.exists() or q.read_bytes() != made: yield f'{f} is stale (run `python tests/lint.py --fix`)'
 
 
 def pages_of(root=ROOT):
@@ -218,7 +221,7 @@ def lint(root=ROOT, only=None):
         for rule in RULES: yield from (f'{p.name}: {m}' for m in rule(p, cfg))
     if only: return
     for rule in (rule_unique, rule_downwards): yield from rule(pages)
-    for rule in (rule_paths, rule_lessons, rule_derived, rule_readme): yield from rule(root)
+    for rule in (rule_paths, rule_index, rule_derived, rule_readme): yield from rule(root)
 
 
 def write(p):
@@ -227,13 +230,15 @@ def write(p):
     p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
 
 def fix_index(root=ROOT):
-    "Write the table of lessons into index.ipynb, README.md from it, and the other derived files"
-    p = Page(Path(root)/'nbs/index.ipynb', root)
+    "Write what the landing page derives, README.md from it, and the other derived files"
+    pages,p = pages_of(root),Page(Path(root)/'nbs/index.ipynb', root)
     for c in p.cells:
-        if c['source'].startswith('<!-- lessons -->'): c['source'] = lesson_table(root)
+        for head,make in CELLS.items():
+            if c['source'].startswith(head): c['source'] = make(root, pages)
     write(p)
-    pages,cfg = pages_of(root),settings(root)
-    for f,make in DERIVED.items(): (Path(root)/f).write_text(make(root, pages, cfg), encoding='utf-8')
+    for f,made in derived(root, pages_of(root), settings(root)):
+        (Path(root)/f).parent.mkdir(exist_ok=True)
+        (Path(root)/f).write_bytes(made)
     (Path(root)/'README.md').write_text(readme(root), encoding='utf-8')
 
 def fix(p, cfg):

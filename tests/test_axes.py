@@ -81,7 +81,7 @@ def test_warnings(d):
     set_to(d, 'instance'); assert text(d, '.warn')=='1 value: the output is 0'
     set_to(d, 'batch', N=4); assert not d.find_element('css selector', '#norm-axes .warn').is_displayed()
     set_to(d, 'group', C=6, G=4); assert text(d, '.warn')=='GroupNorm: num_channels (6) must be divisible by num_groups (4)'
-    set_to(d, G=3); assert '8 sets of 2 values' in text(d, '.count')
+    set_to(d, G=3); assert '12 sets of 2 values' in text(d, '.count')
 
 def test_keyboard(d):
     from selenium.webdriver.common.keys import Keys
