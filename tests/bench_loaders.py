@@ -49,7 +49,7 @@ def epoch(dls):
     "Seconds of `fit(1)`, and how many of them were spent waiting for the loaders"
     set_seed(42)
     timed = DataLoaders(Timed(dls.train), Timed(dls.valid))
-    learn = MomentumLearner(get_model(), timed, lr=.2, cbs=[DeviceCB()])
+    learn = MomentumLearner(get_model().to(memory_format=torch.channels_last), timed, lr=.2, cbs=[DeviceCB()])
     start = time.perf_counter()
     learn.fit(1)
     if torch.cuda.is_available(): torch.cuda.synchronize()
