@@ -116,3 +116,26 @@ def test_html(tmp_path, html, said):
 @pytest.mark.parametrize('text, anchor', [('Two words & `code`'.replace('`', ''), 'two-words-code'), ('1. A first', 'a-first'),
     ('DataLoaders.from_dd', 'dataloaders.from_dd'), ('What is γ?', 'what-is-γ'), ('(N, C, H·W)', 'n-c-hw'), ('2024', 'section')])
 def test_anchor_is_pandocs(text, anchor): assert P.auto_id(text)==anchor
+
+@pytest.mark.parametrize('dark', [False, True])
+def test_theme_contrast(dark):
+    "Text and links on the page: 4.5 to 1 (WCAG 2.1, 1.4.3); white on the bar, too"
+    from course_lib.plot import contrast
+    c = dict(re.findall(r'\$([\w-]+): (#\w{6});', D.theme(L.ROOT, dark)))
+    assert min(contrast(c['body-color'], c['body-bg']), contrast(c['link-color'], c['body-bg']), contrast('#ffffff', c['primary']))>=4.5
+
+def test_social_card():
+    "Made by tests/make_card.py for the title that settings.ini has"
+    from PIL import Image
+    with Image.open(L.ROOT/'nbs/images/card.png') as im: assert im.size==(1200, 630) and im.text['Title']==L.settings()['title']
+
+def test_template_passes_the_lint(tmp_path):
+    "The template of a lesson, copied as the guide says, is a page without faults once it has been run"
+    (tmp_path/'nbs').mkdir()
+    for f in ('settings.ini', 'nbs/index.ipynb'): shutil.copy(L.ROOT/f, tmp_path/f)
+    shutil.copy(L.ROOT/'nbs/_template.ipynb', tmp_path/'nbs/30_new.ipynb')
+    cfg = L.settings(tmp_path)
+    L.fix(L.Page(tmp_path/'nbs/30_new.ipynb', tmp_path), cfg)
+    L.fix_index(tmp_path)
+    assert list(L.lint(tmp_path)) == []
+    assert '30_new.ipynb' in (tmp_path/'nbs/sidebar.yml').read_text() and '30_new.ipynb' in (tmp_path/'README.md').read_text()
