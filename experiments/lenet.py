@@ -26,7 +26,7 @@ OUT = RESULTS/'06_lenet.jsonl'
 NORMS = dict(none=(None, None), batch=(nn.BatchNorm2d, nn.BatchNorm1d))
 LRS, SEEDS, EPOCHS, BS = (.1, .3, 1., 3.), (0, 1, 2), 4, 256
 # the long runs: factories, the rate that is best in the grid above by seeds 0 and 1, and the number of epochs
-LONG = dict(torch=(NORMS['batch'], .3, 8), course=((BatchNorm, BatchNorm), .3, 8), none=(NORMS['none'], 1., 12))
+LONG = dict(torch=(NORMS['batch'], .3, 8), course=((BatchNorm, BatchNorm), .3, 8), none=(NORMS['none'], 1., 8))
 LONG_SEEDS = (2, 3, 4)
 
 

@@ -39,6 +39,8 @@ class Page:
     @property
     def is_lesson(self): return bool(re.match(r'\d\d\w*_', self.name))
     @property
+    def is_exercise(self): return self.name.startswith('exercises/')
+    @property
     def module(self):
         "The module this page exports to, or None"
         m = re.search(r'^#\| *default_exp +(\S+)', '\n'.join(c['source'] for c in self.code), re.M)
@@ -83,15 +85,15 @@ def colab_parts(name, cfg):
 
 # ---- rules for one page
 def rule_parts(p, cfg):
-    "A lesson has title, claim, badge, Colab cell, Summary and References"
-    if not p.is_lesson: return
+    "A lesson has title, claim, badge, Colab cell, Summary and References; a page of exercises has the first four"
+    if not (p.is_lesson or p.is_exercise): return
     first = p.cells[0]['source'] if p.cells else ''
     badge, cell = colab_parts(p.name, cfg)
     if not re.match(r'# \S', first): yield 'first cell has no "# Title"'
     if not re.search(r'^> \S', first, re.M): yield 'first cell has no "> claim"'
     if badge not in first: yield 'Colab badge is missing or not the one settings.ini gives (run `python tests/lint.py --fix`)'
     if not any(c['source'] == cell for c in p.code): yield 'Colab install cell is missing or stale (run `python tests/lint.py --fix`)'
-    for h in ('Summary', 'References'):
+    for h in ('Summary', 'References') if p.is_lesson else ():
         if not re.search(rf'^## {h}', p.md, re.M): yield f'no "## {h}" section'
 
 def rule_outputs(p, cfg):
@@ -138,9 +140,10 @@ def rule_syntax(p, cfg):
 
 # ---- rules for all pages together
 def rule_unique(pages):
-    "A name is defined in one notebook only"
+    "A name is defined in one notebook only; what learners write is theirs"
     where = defaultdict(set)
     for p in pages:
+        if p.is_exercise: continue
         for n in p.defined(): where[n].add(p.name)
     for n, ps in sorted(where.items()):
         if len(ps) > 1: yield f"`{n}` is defined in {', '.join(sorted(ps))}"
@@ -153,7 +156,33 @@ def rule_downwards(pages):
         for mod, _ in p.imports():
             if mod in home and home[mod] > p.name: yield f'{p.name}: upward import of course_lib.{mod} ({home[mod]})'
 
-RULES = [rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_results, rule_syntax]
+def solution(p, name):
+    "The code that solves the exercise `name` on its page, or None"
+    m = re.search(rf'<details id="solution-{name}">[\s\S]*?```python\n([\s\S]*?)```[\s\S]*?</details>', p.md)
+    return m and m[1]
+
+def rule_exercises(p, cfg):
+    "Each exercise has a starting cell, then its grader, a hint and a solution that unfold; the page shows the progress"
+    if not p.is_exercise: return
+    code = '\n'.join(c['source'] for c in p.code)
+    names = re.findall(r'^#\| exercise: (\w+)$', code, re.M)
+    if not names: yield 'no starting cell (`#| exercise: name`)'
+    if 'course_progress(' not in code: yield 'no cell that calls course_progress'
+    for n in names:
+        if not re.search(rf"#\| exercise: {n}\n[\s\S]*grade\('{n}'", code): yield f'{n}: no grade call after its starting cell'
+        if f'<details id="hint-{n}">' not in p.md: yield f'{n}: no hint'
+        if solution(p, n) is None: yield f'{n}: no solution'
+        else:
+            try: ast.parse(solution(p, n))
+            except SyntaxError as e: yield f'{n}: its solution: {e}'
+
+def rule_links(p, cfg):
+    "On pages of exercises, links to other pages lead somewhere"
+    if not p.is_exercise: return
+    for link in re.findall(r'\]\((?!https?:|#)([^)#]+)', p.md):
+        if not (p.path.parent/link).exists(): yield f'link to {link}, which does not exist'
+
+RULES = [rule_exercises, rule_links, rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_results, rule_syntax]
 
 
 def rule_paths(root=ROOT):
@@ -242,8 +271,8 @@ def fix_index(root=ROOT):
     (Path(root)/'README.md').write_text(readme(root), encoding='utf-8')
 
 def fix(p, cfg):
-    "Write badge and install cell into the lesson `p`"
-    if not p.is_lesson or not p.cells: return
+    "Write badge and install cell into the lesson or page of exercises `p`"
+    if not (p.is_lesson or p.is_exercise) or not p.cells: return
     before = json.dumps(p.nb)
     badge, cell = colab_parts(p.name, cfg)
     first = p.cells[0]

@@ -63,6 +63,21 @@ def test_missing_part(root, old, said):
     p.write_text(re.sub(re.escape(old), '', p.read_text()))
     assert any(said in m for m in L.lint(root))
 
+EXERCISE = ["#| exercise: f1\ndef f(x): ...", "grade('f1', f)", 'course_progress()']
+FOLDED = '<details id="hint-f1"><summary>Hint</summary>\n\nh\n\n</details>\n\n<details id="solution-f1">\n\n```python\ndef f(x): return x\n```\n\n</details>'
+
+@pytest.mark.parametrize('old, new, said', [
+    ('', '', None), ('def f(x): ...', '', None), ("grade('f1'", "grade('f2'", 'no grade call'), ('hint-f1', 'hint-f2', 'no hint'), ('solution-f1', 'solution-f2', 'no solution'),
+    ('return x', 'return (', 'its solution'), ('course_progress()', '', 'no cell that calls course_progress'), ('exercise: f1', 'f1', 'no starting cell'),
+    ('summary>Hint', 'summary>[a](../03_none.ipynb)', 'does not exist'), ('colab-badge', 'badge', 'badge'), ('> Claim.', '', 'no "> claim"')])
+def test_exercise_page(root, old, new, said):
+    (root/'nbs/exercises').mkdir()
+    page(root, 'exercises/t.ipynb', *[cell(o) for o in EXERCISE], cell(FOLDED, 'markdown'))
+    p = root/'nbs/exercises/t.ipynb'
+    p.write_text(p.read_text().replace(old, new) if old else p.read_text())
+    found = list(L.lint(root))
+    assert any(said in m for m in found) if said else not found, found
+
 def test_stale_readme(root):
     (root/'README.md').write_text('old')
     assert any('README.md differs' in m for m in L.lint(root))

@@ -1,0 +1,503 @@
+"""The graders name each planted mistake, survive anything, and every exercise notebook is solved by its own solutions."""
+import json, math, os, re, sys, threading, time
+from pathlib import Path
+import pytest, torch, torch.nn.functional as F
+from torch import nn
+
+from course_lib import exercises as E
+from course_lib.exercises import EXERCISES, READ, grade
+from course_lib.init import shifted_relu_gain
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT/'nbs/exercises').glob('*.ipynb'))
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('COURSE_PROGRESS', str(tmp_path))
+    monkeypatch.delenv('COURSE_SOLUTIONS', raising=False)
+    return tmp_path
+
+
+# ---- wrong submissions, made from one template a layer by changing a line
+BATCHNORM = '''
+class Sub(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=.1):
+        super().__init__()
+        self.eps,self.momentum = eps,momentum
+        self.weight,self.bias = nn.Parameter(torch.ones(num_features)),nn.Parameter(torch.zeros(num_features))
+        self.register_buffer('running_mean', torch.zeros(num_features))
+        self.register_buffer('running_var', torch.ones(num_features))
+    def forward(self, x):
+        v = lambda t: t.view(1, -1, 1, 1)
+        if self.training:
+            mean = x.mean((0,2,3))
+            var = (x-v(mean)).square().mean((0,2,3))
+            n = x.numel()/x.shape[1]
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var*n/(n-1), self.momentum)
+        else: mean,var = self.running_mean,self.running_var
+        x = (x-v(mean))/(v(var)+self.eps).sqrt()
+        return x*v(self.weight)+v(self.bias)
+'''
+PLAIN = '''
+class Sub(nn.Module):
+    def __init__(self, SHAPE, eps=1e-5):
+        super().__init__()
+        self.eps,self.shape = eps,SHAPE
+        self.weight,self.bias = nn.Parameter(torch.ones(SHAPE)),nn.Parameter(torch.zeros(SHAPE))
+    def forward(self, x):
+        mean = x.mean(DIMS, keepdim=True)
+        var = x.var(DIMS, keepdim=True, correction=0)
+        x = (x-mean)/(var+self.eps).sqrt()
+        return x*VIEW(self.weight)+VIEW(self.bias)
+'''
+LAYERNORM = PLAIN.replace('DIMS', '(1,2,3)').replace('VIEW', '')
+INSTANCE = PLAIN.replace('DIMS', '(2,3)').replace('VIEW(self.weight)', 'self.weight.view(-1,1,1)').replace('VIEW(self.bias)', 'self.bias.view(-1,1,1)')
+GROUP = '''
+class Sub(nn.Module):
+    def __init__(self, num_groups, num_channels, eps=1e-5):
+        super().__init__()
+        if num_channels%num_groups: raise ValueError('channels do not make groups')
+        self.eps,self.G = eps,num_groups
+        self.weight,self.bias = nn.Parameter(torch.ones(num_channels)),nn.Parameter(torch.zeros(num_channels))
+    def forward(self, x):
+        N,C,H,W = x.shape
+        g = x.view(N, self.G, C//self.G, H, W)
+        mean,var = g.mean((2,3,4), keepdim=True),g.var((2,3,4), keepdim=True, correction=0)
+        g = (g-mean)/(var+self.eps).sqrt()
+        return g.reshape(N, C, H, W)*self.weight.view(-1,1,1)+self.bias.view(-1,1,1)
+'''
+RMS = '''
+class Sub(nn.Module):
+    def __init__(self, shape, eps=1e-5):
+        super().__init__()
+        self.eps,self.weight = eps,nn.Parameter(torch.ones(shape))
+    def forward(self, x): return x*(x.square().mean((1,2,3), keepdim=True)+self.eps).rsqrt()*self.weight
+'''
+RUNNING = '''
+class Sub(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=.05):
+        super().__init__()
+        self.eps,self.momentum = eps,momentum
+        self.weight,self.bias = nn.Parameter(torch.ones(num_features)),nn.Parameter(torch.zeros(num_features))
+        for k,v in dict(mean=0., var=1., count=0.).items():
+            self.register_buffer('running_'+k, torch.full((num_features,) if k!='count' else (), v))
+    def forward(self, x):
+        v = lambda t: t.view(1, -1, 1, 1)
+        mean,var = self.running_mean,self.running_var
+        if self.training:
+            count = self.running_count*(1-self.momentum)**len(x)+len(x)
+            share = len(x)/count
+            new = mean.lerp(x.mean((0,2,3)), share)
+            square = (x-v(new)).square().mean((0,2,3))
+            var = (var+(mean-new).square()).lerp(square, share)
+            mean = new
+            self.running_mean,self.running_var,self.running_count = mean.detach(),var.detach(),count
+        return (x-v(mean))/(v(var)+self.eps).sqrt()*v(self.weight)+v(self.bias)
+'''
+STANDARDIZE = '''
+def Sub(x, dims, eps=1e-5):
+    mean = x.mean(dims, keepdim=True)
+    var = x.var(dims, keepdim=True, correction=0)
+    return (x-mean)/(var+eps).sqrt()
+'''
+BACKWARD = '''
+def Sub(g, x, weight, eps):
+    d,v = (0,2,3),lambda t: t.view(1, -1, 1, 1)
+    rstd = (x.var(d, keepdim=True, correction=0)+eps).rsqrt()
+    xh = (x-x.mean(d, keepdim=True))*rstd
+    gh = g*v(weight)
+    gx = rstd*(gh-gh.mean(d, keepdim=True)-xh*(gh*xh).mean(d, keepdim=True))
+    return gx,(g*xh).sum(d),g.sum(d)
+'''
+INIT = '''
+def Sub(m, leak, sub):
+    fan = m.weight[0].numel()
+    std = shifted_relu_gain(leak, sub)/fan**.5
+    nn.init.normal_(m.weight, 0, std)
+    nn.init.zeros_(m.bias)
+'''
+LSUV = '''
+@torch.no_grad()
+def Sub(model, xb, tol=.01, max_iter=10):
+    order,out = [],{}
+    hooks = [m.register_forward_hook(lambda m, i, o: order.append(m)) for m in model.modules() if isinstance(m, (nn.Linear,nn.Conv2d))]
+    model(xb)
+    for h in hooks: h.remove()
+    for m in order:
+        hook = m.register_forward_hook(lambda m, i, o: out.update(o=o))
+        for _ in range(max_iter):
+            model(xb)
+            o = out['o']
+            std,mean = o.std(),o.mean()
+            if std<1e-6 or abs(std-1)<tol and (m.bias is None or abs(mean)<tol): break
+            m.weight /= std
+            if m.bias is not None: m.bias.copy_((m.bias-mean)/std)
+        hook.remove()
+'''
+NET = '''
+def Sub():
+    c = lambda i, o: [nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+    return nn.Sequential(*c(1,8), *c(8,16), *c(16,32), *c(32,64), nn.Conv2d(64, 10, 3, 2, 1), nn.Flatten())
+'''
+SCHEDULE = '''
+def Sub(opt, steps):
+    def lr(i): return .6+1.4*i/(.3*steps) if i<=.3*steps else 2-1.9*(i-.3*steps)/(.7*steps)
+    return torch.optim.lr_scheduler.LambdaLR(opt, lr)
+'''
+FREEZE = '''
+def Sub(model):
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d): m.register_forward_pre_hook(lambda m, args: m.train(False) and None)
+'''
+RENORM = '''
+class Sub(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=.1, rmax=3., dmax=5.):
+        super().__init__()
+        self.eps,self.momentum,self.rmax,self.dmax = eps,momentum,rmax,dmax
+        self.weight,self.bias = nn.Parameter(torch.ones(num_features)),nn.Parameter(torch.zeros(num_features))
+        self.register_buffer('running_mean', torch.zeros(num_features))
+        self.register_buffer('running_std', torch.ones(num_features))
+    def forward(self, x):
+        v = lambda t: t.view(1, -1, 1, 1)
+        mean,std = self.running_mean,self.running_std
+        if self.training:
+            m = x.mean((0,2,3))
+            s = (x.var((0,2,3), correction=0)+self.eps).sqrt()
+            r = (s/std).clamp(1/self.rmax, self.rmax).detach()
+            d = ((m-mean)/std).clamp(-self.dmax, self.dmax).detach()
+            self.running_mean = mean.lerp(m.detach(), self.momentum)
+            self.running_std = std.lerp(s.detach(), self.momentum)
+            y = (x-v(m))/v(s)*v(r)+v(d)
+        else: y = (x-v(mean))/v(std)
+        return y*v(self.weight)+v(self.bias)
+'''
+RESCUE = '''
+def Sub(net):
+    for m in net:
+        if isinstance(m, nn.Linear):
+            nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
+            nn.init.zeros_(m.bias)
+'''
+RIGHT = dict(batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
+    standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_shifted=INIT, lsuv=LSUV, builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
+    batch_renorm=RENORM, train_by_init=RESCUE)
+
+def submission(src):
+    ns = dict(torch=torch, nn=nn, F=F, math=math, time=time, sys=sys, shifted_relu_gain=shifted_relu_gain)
+    exec(src, ns)
+    return ns['Sub']
+
+@pytest.mark.parametrize('name', RIGHT)
+def test_right_submission(name, capsys):
+    assert grade(name, submission(RIGHT[name])), capsys.readouterr().out
+
+RUNVAR = 'self.running_var.lerp_(var*n/(n-1), self.momentum)'
+MEAN = 'mean = x.mean((0,2,3))'
+PLANTED = [  # exercise, what stands in the right one, what replaces it, what the report must say
+    ('batchnorm', 'var = (x-v(mean)).square().mean((0,2,3))', 'var = x.var((0,2,3))', 'unbiased variance in the forward pass'),
+    ('batchnorm', 'lambda t: t.view(1, -1, 1, 1)', 'lambda t: t', 'missing keepdim'),
+    ('batchnorm', 'x*v(self.weight)+v(self.bias)', 'x*self.weight+self.bias', 'affine without a view'),
+    ('batchnorm', '(v(var)+self.eps).sqrt()', '(v(var).sqrt()+self.eps)', 'eps is outside the root'),
+    ('batchnorm', '(v(var)+self.eps)', '(v(var)+1e-5)', 'is the argument used?'),
+    ('batchnorm', 'n = x.numel()', 'mean,var = mean.detach(),var.detach(); n = x.numel()', 'statistics under no_grad'),
+    ('batchnorm', 'n = x.numel()', 'var = var.detach(); n = x.numel()', 'no gradient flows through the variance'),
+    ('batchnorm', "self.register_buffer('running_var', torch.ones(num_features))", 'self.running_var = torch.ones(num_features)', 'not a buffer'),
+    ('batchnorm', "torch.zeros(num_features))\n        self.register_buffer('running_var', torch.ones(num_features))",
+     "torch.zeros(num_features), persistent=False)\n        self.register_buffer('running_var', torch.ones(num_features), persistent=False)", 'not saved'),
+    ('batchnorm', 'else: mean,var = self.running_mean,self.running_var', '''else:
+            mean,var = self.running_mean.clone(),self.running_var.clone()
+            self.running_mean.lerp_(x.mean((0,2,3)), self.momentum)''', 'updated in evaluation'),
+    ('batchnorm', 'self.running_mean.lerp_(mean, self.momentum)', 'self.running_mean.lerp_(mean, 1-self.momentum)', 'momentum the wrong way round'),
+    ('batchnorm', 'self.running_mean.lerp_(mean, self.momentum)', 'self.running_mean.lerp_(mean, .1)', 'is the argument used?'),
+    ('batchnorm', RUNVAR, 'self.running_var.lerp_(var, self.momentum)', 'the biased variance is tracked'),
+    ('batchnorm', RUNVAR, 'self.running_var.lerp_((var*n/(n-1)).sqrt(), self.momentum)', 'standard deviation is tracked'),
+    ('batchnorm', RUNVAR, 'pass', 'never updated'),
+    ('batchnorm', 'if self.training:', 'if torch.is_grad_enabled():', 'self.training'),
+    ('batchnorm', 'if self.training:', 'if True:', 'training mode taken from elsewhere'),
+    ('batchnorm', 'if self.training:', 'if self.in_train:', "no attribute 'in_train'"),
+    ('batchnorm', '(x-v(mean))/(v(var)+self.eps)', '(x-v(self.running_mean))/(v(self.running_var)+self.eps)', 'training normalizes with the running statistics'),
+    ('batchnorm', 'nn.Parameter(torch.ones(num_features)),nn.Parameter(torch.zeros(num_features))', 'torch.ones(num_features),torch.zeros(num_features)', 'affine missing'),
+    ('batchnorm', 'nn.Parameter(torch.ones(num_features)),nn.Parameter(torch.zeros(num_features))', 'nn.Parameter(torch.ones(1)),nn.Parameter(torch.zeros(1))', 'affine is a scalar'),
+    ('batchnorm', 'return x*v(self.weight)+v(self.bias)', 'return (x+v(self.bias))*v(self.weight)', 'bias is added before'),
+    ('batchnorm', 'return x*v(self.weight)+v(self.bias)', 'return x+v(self.bias)+0*v(self.weight)', 'the weight is ignored'),
+    ('batchnorm', 'x = (x-v(mean))', 'x = x.float(); x = (x-v(mean))', 'dtype'),
+    ('batchnorm', 'x = (x-v(mean))', 'mean = mean+torch.zeros(mean.shape, dtype=mean.dtype); x = (x-v(mean))', 'device lost'),
+    ('batchnorm', 'x = (x-v(mean))/', 'x -= v(mean); x = x/', 'in-place change of the input'),
+    ('batchnorm', '(x-v(mean)).square().mean((0,2,3))', '(x*x).mean((0,2,3))-mean*mean', 'cancellation'),
+    ('batchnorm', 'with torch.no_grad():\n                self.running_mean.lerp_(mean, self.momentum)',
+     'if True:\n                self.running_mean = self.running_mean.lerp(mean, self.momentum)', 'carries the graph'),
+    ('batchnorm', '(0,2,3)', '(2,3)', None),
+    ('batchnorm', '        return x*v', '        x*v', 'is a `return` missing?'),
+    ('batchnorm', 'return x*v(self.weight)+v(self.bias)', 'return (x*v(self.weight)+v(self.bias)).mean(0)', 'wrong shape'),
+    ('batchnorm', 'return x*v(self.weight)+v(self.bias)', 'return [x]', 'returns the type list'),
+    ('batchnorm', 'return x*v(self.weight)+v(self.bias)', 'return 1/0', 'raises ZeroDivisionError'),
+    ('batchnorm', 'return x*v(self.weight)+v(self.bias)', 'sys.exit()', 'raises SystemExit'),
+    ('batchnorm', 'num_features, eps=1e-5, momentum=.1', 'nf, eps=1e-5, mom=.1', 'raises TypeError'),
+    ('batchnorm', 'class Sub(nn.Module)', 'class Sub(object)', 'not derived from nn.Module'),
+    ('batchnorm', 'super().__init__()\n', '\n', 'raises AttributeError'),
+    ('layernorm', 'correction=0', 'correction=1', 'unbiased variance in the forward pass'),
+    ('layernorm', '(1,2,3)', '(0,2,3)', 'wrong axes'), ('layernorm', '(1,2,3)', '(2,3)', 'wrong axes'),
+    ('layernorm', ', keepdim=True', '', 'missing keepdim'),
+    ('layernorm', '(var+self.eps).sqrt()', '(var.sqrt()+self.eps)', 'eps is outside the root'),
+    ('layernorm', 'nn.Parameter(torch.ones(SHAPE)),nn.Parameter(torch.zeros(SHAPE))', 'nn.Parameter(torch.tensor(1.)),nn.Parameter(torch.tensor(0.))', 'affine is a scalar'),
+    ('layernorm', ',nn.Parameter(torch.zeros(SHAPE))', ',0.', 'affine missing'),
+    ('layernorm', 'mean = x.mean((1,2,3), keepdim=True)', 'mean = x.mean((1,2,3), keepdim=True).detach()', None),
+    ('layernorm', 'x = (x-mean)/', 'x -= mean; x = x/', 'in-place change of the input'),
+    ('rmsnorm', 'return x*', 'x = x-x.mean((1,2,3), keepdim=True); return x*', 'the mean is subtracted'),
+    ('rmsnorm', '(1,2,3)', '(0,1,2,3)', 'wrong axes'),
+    ('instancenorm', '(2,3)', '(0,2,3)', 'wrong axes'), ('instancenorm', 'correction=0', 'correction=1', 'unbiased variance'),
+    ('instancenorm', '+self.eps', '+1.', 'eps is 1'), ('instancenorm', ', keepdim=True', '', 'missing keepdim'),
+    ('groupnorm', 'x.view(N, self.G, C//self.G, H, W)', 'x.view(N, C//self.G, self.G, H, W).transpose(1, 2)', 'groups split the wrong way'),
+    ('groupnorm', '(2,3,4)', '(0,2,3,4)', 'wrong axes'), ('groupnorm', '(2,3,4)', '(3,4)', 'wrong axes'),
+    ('groupnorm', "if num_channels%num_groups: raise ValueError('channels do not make groups')", 'pass', 'should raise a ValueError'),
+    ('standardize', 'correction=0', 'correction=1', 'unbiased variance'), ('standardize', 'x.mean(dims, ', 'x.mean((2,3), ', None),
+    ('standardize', '(var+eps).sqrt()', '(var.sqrt()+eps)', 'eps is outside the root'),
+    ('standardize', '    return (', '    x = x.detach(); mean = mean.detach(); var = var.detach(); return (', 'without gradient'),
+    ('batchnorm_backward', '-gh.mean(d, keepdim=True)', '', 'path through the mean is missing'),
+    ('batchnorm_backward', '-xh*(gh*xh).mean(d, keepdim=True)', '', 'path through the variance is missing'),
+    ('batchnorm_backward', '(gh-gh.mean(d, keepdim=True)-xh*(gh*xh).mean(d, keepdim=True))', 'gh', 'through the mean and through the variance is missing'),
+    ('batchnorm_backward', 'gh = g*v(weight)', 'gh = g', 'weight is forgotten'), ('batchnorm_backward', '+eps', '', 'eps is forgotten'),
+    ('batchnorm_backward', '(g*xh).sum(d)', '(g*xh).mean(d)', 'a mean in place of a sum'), ('batchnorm_backward', '(g*xh).sum(d)', '(g*x).sum(d)', 'g times x̂'),
+    ('batchnorm_backward', 'return gx,(g*xh).sum(d),g.sum(d)', 'return gx', 'three tensors'),
+    ('runningbatchnorm', 'square = (x-v(new)).square().mean((0,2,3))', 'square = x.var((0,2,3))+x.mean((0,2,3))*math.sqrt(len(x)-2)*0', 'raises ValueError'),
+    ('runningbatchnorm', '(1-self.momentum)**len(x)+len(x)', '(1-self.momentum)+1', 'counted in batches'),
+    ('runningbatchnorm', 'share = len(x)/count', 'share = torch.ones(())', 'that is batch norm'),
+    ('runningbatchnorm', 'mean.detach(),var.detach(),count', 'mean,var,count', 'carries the graph'),
+    ('runningbatchnorm', 'mean = new\n', 'mean,var = new.detach(),var.detach()\n', 'under no_grad or detached'),
+    ('runningbatchnorm', '.lerp(square, share)', '.lerp((x*x).mean((0,2,3))-x.mean((0,2,3))**2, share)', 'cancellation'),
+    ('runningbatchnorm', "self.register_buffer('running_'+k, ", "setattr(self, 'running_'+k, ", 'not a buffer'),
+    ('runningbatchnorm', 'dict(mean=0., var=1., count=0.)', 'dict(mean=float("nan"), var=1., count=0.)', 'NaN'),
+    ('init_shifted', 'fan = m.weight[0].numel()', 'fan = m.weight[:,0].numel()', 'fan out in place of fan in'),
+    ('init_shifted', 'fan = m.weight[0].numel()', 'fan = m.weight.shape[1]', 'counts its taps'),
+    ('init_shifted', 'shifted_relu_gain(leak, sub)', '(2/(1+leak**2))**.5', 'shift is forgotten'),
+    ('init_shifted', 'shifted_relu_gain(leak, sub)/fan**.5', 'shifted_relu_gain(leak, sub)**2/fan', 'a variance in place of a standard deviation'),
+    ('init_shifted', 'nn.init.zeros_(m.bias)', 'pass', 'bias is left'),
+    ('init_shifted', 'nn.init.normal_(m.weight, 0, std)', 'm.weight = nn.Parameter(torch.randn_like(m.weight)*std)', 'replaces the Parameter'),
+    ('lsuv', 'for _ in range(max_iter):', 'for _ in range(100):', 'no iteration cap: '),
+    ('lsuv', 'for _ in range(max_iter):', 'while True:', 'without an iteration cap?'),
+    ('lsuv', 'for m in order:', 'for m in order[::-1]:', 'wrong order'),
+    ('lsuv', 'for m in order:', 'for m in [m for m in model.modules() if isinstance(m, nn.Linear)]:', 'wrong order'),
+    ('lsuv', 'm.weight /= std\n', 'm.weight /= std**2\n', 'in place of its root'),
+    ('lsuv', 'if m.bias is not None: m.bias.copy_((m.bias-mean)/std)', 'm.bias.copy_((m.bias-mean)/std)', "raises AttributeError"),
+    ('lsuv', 'std<1e-6 or ', '', 'dead layer has std 0'),
+    ('lsuv', '        hook.remove()', '        pass', 'hook is left behind'),
+    ('lsuv', "if m.bias is not None: m.bias.copy_((m.bias-mean)/std)", 'pass', 'the mean of'),
+    ('builtin_net', 'bias=False', 'bias=True', 'keeps its bias'), ('builtin_net', 'nn.BatchNorm2d(o), ', '', 'no nn.BatchNorm2d'),
+    ('builtin_net', 'nn.Flatten()', 'nn.BatchNorm2d(10), nn.Flatten()', 'norm after the last layer'),
+    ('schedule', '    def lr', '    steps *= 10\n    def lr', 'peak is'), ('schedule', '(.3*steps)', '(.5*steps)', 'peak'),
+    ('schedule', 'return torch.optim.lr_scheduler.LambdaLR(opt, lr)', 'return lr', 'should return a scheduler'),
+    ('freeze', 'm.register_forward_pre_hook(lambda m, args: m.train(False) and None)', 'm.eval()', 'switches them on again'),
+    ('freeze', 'm.register_forward_pre_hook(lambda m, args: m.train(False) and None)', 'm.momentum = 0.', 'normalizes with those of its batch'),
+    ('freeze', '        if isinstance', '        m.train = lambda mode=True, m=m: m\n        m.training = False\n        if isinstance', 'dropout is frozen'),
+    ('freeze', 'for m', 'model.requires_grad_(False)\n    for m', 'no longer learn'),
+    ('batch_renorm', '(s/std)', '(std/s)', 'upside down'), ('batch_renorm', '.clamp(1/self.rmax, self.rmax).detach()', '.detach()', None),
+    ('batch_renorm', 'self.rmax).detach()', 'self.rmax)', 'gradient flows through r:'), ('batch_renorm', '((m-mean)/std)', '((m-mean)/s)', 'divided by the running'),
+    ('batch_renorm', 'mean.lerp(m.detach(), self.momentum)', 'mean.lerp(m.detach(), 1-self.momentum)', 'momentum the wrong way round'),
+    ('batch_renorm', 'std.lerp(s.detach(), self.momentum)', '(std**2).lerp(s.detach()**2, self.momentum).sqrt()', 'variance is moved'),
+    ('train_by_init', "nonlinearity='relu'", "nonlinearity='linear'", 'vanishes'), ('train_by_init', 'nn.init.kaiming_normal_(m.weight', 'nn.init.kaiming_normal_(m.bias[None]', 'explodes'),
+    ('train_by_init', 'def Sub(net):', 'def Sub(net):\n    net[1] = nn.BatchNorm1d(32)', 'no longer the same'),
+]
+WRONG_NUMBERS = [('scale50', .01, 'standard deviation is 1/√n'), ('gain_abs', 2**.5, 'gain of ReLU'), ('zero_mean_relu', .8, 'E|z|'), ('lost_variance', .34, 'mean square'),
+    ('scale50', 'a tenth', 'a number is wanted'), ('scale50', .3, 'too large'), ('bn_parameters', dict(learned=64, kept=128, values=3136), 'a weight and a bias'),
+    ('ema', dict(weight=.1*.9**9, batches=44, noise=19**-.5), 'ten newer batches'), ('norm_counts', dict(batchnorm=20, layernorm=6, values=100), 'layer norm'),
+    ('norm_counts', dict(batchnorm=6, layernorm=20), "'values' is missing"), ('norm_counts', [6, 20, 600], 'a dictionary is wanted'),
+    ('pooled_instance', dict(pooled=1, one_pixel=0), 'after subtracting'), ('tiny_batch', dict(larger=.7071, spread2=2**.5, spread1024=.044), 'biased one normalizes'),
+    ('running_after', dict(mean=.9, var=1.1), 'momentum the wrong way round'), ('running_after', dict(mean=.1, var=1.), 'unbiased one, 2, is tracked'), ('output_std', 1., 'divides by n-1'),
+    ('mode_table', {(a,b): 'batch' if a else 'running' for a in (True,False) for b in (True,False)}, 'nothing else to use')]
+
+def check_report(text, said):
+    assert said is None or said in ' '.join(text.split()), text
+    lines = text.splitlines()
+    assert len(lines)<=24 and max(map(len, lines))<=110 and 'Traceback' not in text, text
+
+def changed(src, old, new): return (src.replace(old, new)) if old in src else pytest.fail(f'{old!r} is not in the template')
+
+@pytest.mark.parametrize('i', range(len(PLANTED)), ids=lambda i: f'{PLANTED[i][0]}-{i}')
+def test_planted(i, capsys):
+    name,old,new,said = PLANTED[i]
+    assert not grade(name, submission(changed(RIGHT[name], old, new)), seconds=2.)
+    check_report(capsys.readouterr().out, said)
+
+@pytest.mark.parametrize('name, value, said', WRONG_NUMBERS)
+def test_wrong_number(name, value, said, capsys):
+    assert not grade(name, value)
+    check_report(capsys.readouterr().out, said)
+
+def test_enough_planted(): assert len(PLANTED)+len(WRONG_NUMBERS)>=100
+
+
+# ---- submissions that find a bug, and the last project
+@pytest.mark.parametrize('name', E.BUGS)
+def test_bug(name, capsys):
+    bug,right,test,_ = E.BUGS[name]
+    assert grade(name, (test, right))
+    assert not grade(name, (test, bug))                     # not repaired
+    assert not grade(name, (lambda o: 0, right))            # sees nothing
+    check_report(capsys.readouterr().out.split('\n\n')[-1][-2000:], None)
+    def too_strict(o): raise AssertionError('no')
+    for check,said in ((lambda o: 0, 'silent on the defect'), (too_strict, 'asks for more than the defect')):
+        assert not grade(name, (check, right))
+        check_report(capsys.readouterr().out, said)
+    assert not grade(name, (test, ...)) and 'not begun' in capsys.readouterr().out
+
+def convert(net):
+    for i,m in enumerate(net):
+        if isinstance(m, nn.BatchNorm2d): net[i] = nn.GroupNorm(1, m.num_features)
+    return net
+
+def rows_of(lrs=(.001,.004), seeds=3, mine=.8, batch=.3):
+    return [dict(norm=n, lr=lr, seed=s, accuracy=a+s/100) for n,a in dict(mine=mine, batch=batch).items() for lr in lrs for s in range(seeds)]
+
+@pytest.mark.parametrize('sub, said', [
+    ((convert, rows_of(lrs=(.1,))), 'single learning rate'), ((convert, rows_of(seeds=1)), 'fewer than three seeds'), ((convert, [1]), 'list of dicts'),
+    ((convert, [r for r in rows_of() if r['norm']=='mine']), 'norms to compare'), ((convert, rows_of(mine=.999)), 'does not repeat'),
+    ((convert, rows_of(mine=.31)), 'do not defend'), ((lambda net: net, rows_of()), 'refuses a batch of one'),
+    ((lambda net: convert(E.small_net(7)), rows_of()), 'carries them over'), (convert, 'two things')])
+def test_defence(sub, said, capsys):
+    assert not grade('small_batch_model', sub)
+    check_report(capsys.readouterr().out, said)
+
+
+# ---- a submission may do anything
+def forever(*_, **__):
+    while True: pass
+def stubborn(*_, **__):
+    while True:
+        try: forever()
+        except BaseException: pass
+
+@pytest.mark.parametrize('f, thread', [(forever, False), (forever, True), (stubborn, False)])
+def test_endless(f, thread, capsys):
+    "Also where no alarm rings: in a thread."
+    def run(): assert not grade('schedule', f, seconds=.5)
+    if thread:
+        t = threading.Thread(target=run)
+        t.start(); t.join(60)
+        assert not t.is_alive()
+    else: run()
+    assert 'does not end' in capsys.readouterr().out
+
+def test_sleeping(capsys):
+    assert not grade('schedule', lambda opt, steps: time.sleep(1000), seconds=.3)
+    assert 'does not end' in capsys.readouterr().out
+
+def test_an_alarm_set_before_goes_on():
+    signal = pytest.importorskip('signal')
+    if not hasattr(signal, 'setitimer'): pytest.skip('no alarm here')
+    before,_ = signal.getitimer(signal.ITIMER_REAL)
+    if not before: signal.setitimer(signal.ITIMER_REAL, 500)
+    grade('scale50', .1)
+    after,_ = signal.getitimer(signal.ITIMER_REAL)
+    if not before: signal.setitimer(signal.ITIMER_REAL, 0)
+    assert 0<after<=(before or 500)
+
+def noisy(opt, steps): print('x'*100 + '\n'*100_000); return submission(SCHEDULE)(opt, steps)
+def deep(opt, steps): return deep(opt, steps)
+def chaos(opt, steps):
+    torch.set_default_dtype(torch.float64); torch.manual_seed(1); torch.set_grad_enabled(False)
+    raise KeyError('x')
+
+@pytest.mark.parametrize('f, said', [(noisy, 'It printed'), (deep, 'RecursionError'), (chaos, 'KeyError')])
+def test_anything(f, said, capsys):
+    state = torch.get_rng_state()
+    grade('schedule', f)
+    check_report(capsys.readouterr().out, said)
+    assert torch.get_default_dtype()==torch.float32 and torch.is_grad_enabled() and torch.equal(state, torch.get_rng_state())
+
+NONSENSE = [3, 'text', object, object(), [], {}, (1, 2), float('nan'), lambda: 0, nn.Identity, nn.Identity(), torch.zeros(3)]
+
+@pytest.mark.parametrize('name', EXERCISES)
+def test_nonsense_never_passes(name, capsys):
+    for value in NONSENSE:
+        assert not grade(name, value)
+        check_report(capsys.readouterr().out, None)
+
+@pytest.mark.parametrize('name', EXERCISES)
+def test_not_begun(name, capsys, folder):
+    assert not grade(name, ...)
+    assert capsys.readouterr().out.count('\n')==1 and not list(folder.iterdir())
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match='did you mean: batchnorm'): grade('batchnrom', 1)
+
+def test_strict(monkeypatch):
+    monkeypatch.setenv('COURSE_SOLUTIONS', '1')
+    with pytest.raises(AssertionError, match='scale50 is not solved'): grade('scale50', 3.)
+
+
+# ---- progress
+def test_progress(folder, capsys):
+    grade('scale50', 3.); grade('scale50', .1); grade('gain_abs', 3.)
+    E.course_progress('init')
+    out = capsys.readouterr().out
+    assert re.search(r'init: 1 of 5', out) and re.search(r'✓ scale50 .* solved on \d{4}-\d\d-\d\d', out) and 'tries: 1' in out
+
+@pytest.mark.parametrize('content', [b'', b'{', b'[]', b'\xff\xfe', b'{"exercises": {"scale50": 3}}', b'{"exercises": []}', b'null'])
+def test_corrupt_progress_is_set_aside(folder, content, capsys):
+    for i in (1, 2):
+        (folder/'progress.json').write_bytes(content)
+        grade('scale50', .1)
+        assert f'kept as progress-unreadable-{i}.json' in capsys.readouterr().out
+        assert (folder/f'progress-unreadable-{i}.json').read_bytes()==content
+        assert 'solved' in json.loads((folder/'progress.json').read_text())['exercises']['scale50']
+    assert not list(folder.glob('*.part'))
+
+def test_folder_that_cannot_be_written(folder, monkeypatch, capsys):
+    (folder/'file').write_text('')
+    monkeypatch.setenv('COURSE_PROGRESS', str(folder/'file'))
+    assert grade('scale50', .1) and 'not written down' in capsys.readouterr().out
+
+def test_command(folder):
+    import subprocess
+    grade('scale50', .1)
+    code = 'import sys; from course_lib.exercises import course_progress; sys.argv = ["course_progress", "--page", "init"]; course_progress()'
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ, PYTHONIOENCODING='utf-8'))
+    assert out.returncode==0 and 'init: 1 of 5' in out.stdout, out.stdout+out.stderr
+
+
+# ---- the notebooks
+def cells_of(path):
+    return [(c['cell_type'], ''.join(c['source'])) for c in json.loads(path.read_text(encoding='utf-8'))['cells']]
+
+def solution(md, name):
+    m = re.search(rf'<details id="solution-{name}">[\s\S]*?```python\n([\s\S]*?)```', md)
+    assert m, f'{name} has no solution'
+    return m[1]
+
+def run_page(path, solved):
+    "Execute a page, with each solution in place of its starting cell or as it is; the names of its exercises."
+    cells,names = cells_of(path),[]
+    md = '\n'.join(s for k,s in cells if k=='markdown')
+    ns = dict(__name__='__main__')
+    for kind,src in cells:
+        if kind!='code' or 'google.colab' in src: continue
+        if m := re.search(r'^#\| exercise: (\w+)', src):
+            names.append(m[1])
+            if solved: src = solution(md, m[1])
+        exec(compile(src, str(path), 'exec'), ns)
+    return names
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
+def test_solutions_pass(path, monkeypatch, capsys):
+    pytest.importorskip('matplotlib').use('Agg')
+    monkeypatch.setenv('IN_TEST', '1')
+    monkeypatch.setenv('COURSE_SOLUTIONS', '1')
+    if path.stem=='batchnorm': monkeypatch.setenv('COURSE_SAMPLE', '1')
+    names = run_page(path, True)
+    out = capsys.readouterr().out
+    for n in names: assert re.search(rf'^{n}: .*, solved$', out, re.M), out
+    assert sorted(names)==sorted(k for k,e in EXERCISES.items() if e.page==path.stem)
+
+def test_every_page_exists(): assert {p.stem for p in PAGES}=={e.page for e in EXERCISES.values()}
+
+def test_all_nine_questions():
+    text = '\n'.join(s for p in PAGES for k,s in cells_of(p) if k=='markdown')
+    for i in range(1, 10): assert re.search(rf'^## Q{i}\. ', text, re.M), f'Q{i}'
+
+@pytest.mark.parametrize('key', READ)
+def test_what_to_read_exists(key):
+    page,heading = READ[key]
+    text = '\n'.join(s for k,s in cells_of(ROOT/f'nbs/{page}.ipynb') if k=='markdown')
+    assert f'# {heading}\n' in text+'\n', (page, heading)
