@@ -35,7 +35,7 @@ def build(out, root=L.ROOT):
     return out/'_proc'
 
 def finish(proc, root=L.ROOT):
-    "What nbdev leaves open: badge and minutes under the title, links to names without an entry, modules as default values"
+    "What nbdev leaves open: badge and minutes under the title, links to names without an entry, modules as default values, stars"
     cfg,pages = L.settings(root),{p.name: p for p in L.pages_of(root)}
     built = read_pages(proc)
     ids = {p.html: p.ids for p in built}
@@ -51,6 +51,9 @@ def finish(proc, root=L.ROOT):
         for c in p.nb['cells']:
             for o in c.get('outputs', []) if c.get('has_sd') else ():
                 for k,v in o.get('data', {}).items(): o['data'][k] = OBJECT.sub(lambda m: m[1] or m[2], ''.join(v))
+                if md := o.get('data', {}).get('text/markdown'):   # the star of a shape (N, C, *) in a docstring is no emphasis
+                    code,fence,doc = md.rpartition('```')
+                    o['data']['text/markdown'] = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
             if c['cell_type']=='markdown': c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w.-]+)#([\w.]+)\)', link, c['source'])
         if p.name in pages and pages[p.name].is_lesson:
             badge,_ = L.colab_parts(p.name, cfg)

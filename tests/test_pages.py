@@ -21,6 +21,12 @@ def test_head_of_a_lesson(proc):
             text = '\n'.join(c['source'] for c in p.cells[:3])
             assert 'colab-badge' in text and re.search(r'About \d+ minutes', text), p.name
 
+def test_star_of_a_shape(proc):
+    "A docstring that names a shape (N, C, *) stays in italics to its end"
+    text = next(p for p in P.read_pages(proc) if p.name.startswith('12_')).cells
+    docs = [o['data']['text/markdown'] for c in text if c.get('has_sd') for o in c['outputs']]
+    assert any(r'(N, C, \*)' in d for d in docs) and not any('(N, C, *)' in ''.join(d).rpartition('```')[2] for d in docs)
+
 def test_minutes_are_those_of_the_table(proc):
     table = L.lesson_table()
     for p in L.pages_of():
