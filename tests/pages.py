@@ -54,7 +54,9 @@ def finish(proc, root=L.ROOT):
                 if md := o.get('data', {}).get('text/markdown'):   # the star of a shape (N, C, *) in a docstring is no emphasis
                     code,fence,doc = md.rpartition('```')
                     o['data']['text/markdown'] = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
-            if c['cell_type']=='markdown': c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w.-]+)#([\w.]+)\)', link, c['source'])
+            if c['cell_type']=='markdown':   # a name that the author linked himself keeps his link
+                c['source'] = re.sub(rf'\[\[(`[^`]+`)\]\({base}[^)]*\)\]', r'[\1]', c['source'])
+                c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w.-]+)#([\w.]+)\)', link, c['source'])
         if p.name in pages and pages[p.name].is_lesson:
             badge,_ = L.colab_parts(p.name, cfg)
             head = dict(cell_type='markdown', id='head', metadata={}, source=f'{badge} About {minutes(pages[p.name])} minutes to read.')
@@ -182,6 +184,8 @@ def check_pages(pages):
             if not p.front.get(k) and p.name not in APART: yield f'{p.name}: no {k}'
         for u,alt in p.images:
             if not alt.strip(): yield f'{p.name}: image {u} without alt text'
+        for c in p.cells:
+            if c['cell_type']=='markdown' and (m := re.search(r'(?<!!)\[\[[^]]+\]\([^)]*\)[^]]*\]\(', c['source'])): yield f'{p.name}: a link in a link: {m[0][:60]}'
         for c in p.cells:
             if any(k.startswith('image/') for o in c.get('outputs', []) for k in o.get('data', {})):
                 for d in ('fig-cap', 'fig-alt'):

@@ -68,6 +68,7 @@ def test_fine(tmp_path): assert site(tmp_path) == []
     (cell('[x](01_b.ipynb#middle)'), 'no anchor #middle on 01_b.ipynb'),
     (cell('[x](#nowhere)'), 'no anchor #nowhere'),
     (cell('<a href="c.html">c</a>'), 'broken link c.html'),
+    (cell('[[`f`](01_b.ipynb#the-end)](01_b.ipynb)'), 'a link in a link'),
     (cell('![a cat](cat.png)'), 'broken link cat.png'),
     (cell('![](https://example.org/cat.png)'), 'without alt text'),
     (cell('[`f`](%s%sa.html#f)' % (L.settings()['doc_host'], L.settings()['doc_baseurl'])), 'broken link'),
