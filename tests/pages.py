@@ -53,6 +53,7 @@ def finish(proc, root=L.ROOT):
                 for k,v in o.get('data', {}).items(): o['data'][k] = OBJECT.sub(lambda m: m[1] or m[2], ''.join(v))
                 if md := o.get('data', {}).get('text/markdown'):   # the star of a shape (N, C, *) in a docstring is no emphasis
                     code,fence,doc = md.rpartition('```')
+                    code = re.sub(rf'\[(`[^`]+`)\]\({base}[^)]*\)', r'\1', code)   # nor is a link one in code
                     o['data']['text/markdown'] = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
             if c['cell_type']=='markdown':   # a name that the author linked himself keeps his link
                 c['source'] = re.sub(rf'\[\[(`[^`]+`)\]\({base}[^)]*\)\]', r'[\1]', c['source'])
@@ -218,6 +219,7 @@ def check_api(pages, root=L.ROOT):
         for c in p.cells:
             if not c.get('has_sd'): continue
             md = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', []))
+            if re.search(r'`\]\(https?:', md.rpartition('```')[0].partition('```')[2]): yield f'{p.name}: a link inside the code of a table'
             name = (re.search(r'^#+ (.+)$', md, re.M) or [0, '?'])[1].replace('\\', '')
             if re.search(r'^raise|Error', md) and '```' not in md: yield f'{p.name}: show_doc of {name} failed'
             sig = re.search(r'```python\n(.*?)\n(?:\)|```)', md, re.S)
