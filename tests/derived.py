@@ -125,7 +125,10 @@ $primary: {blue};
 /*-- scss:rules --*/
 // figures keep their own paper, so their colours mean the same in both themes
 .cell-output-display img, .quarto-figure img {{ background: {paper}; border-radius: .4rem; }}
+// on a phone, tables and equations scroll by themselves and long names break
 table {{ display: block; max-width: 100%; overflow-x: auto; }}
+.math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
+pre code, td code {{ overflow-wrap: anywhere; }}
 """
 
 def minutes(page):
@@ -152,8 +155,8 @@ def lesson_tables(root, pages, folder=''):
             title,claim = title_of(root, n, pages) if n in lessons else (None, None)
             if not title or not claim: continue
             needs = ', '.join(f'[{number(o)}]({folder}{o})' for o in on[n])
-            rows.append(f'| {number(n)} | [{title}]({folder}{n}) | {claim} | {minutes(lessons[n])} | {needs} |')
-        if rows: out += ['', f'### {k}', '', '| | lesson | what it shows | minutes | builds on |', '|---|---|---|---|---|', *rows]
+            rows.append(f'| {number(n)} | [{title}]({folder}{n})<br>{claim} | {minutes(lessons[n])} | {needs} |')
+        if rows: out += ['', f'### {k}', '', '| | lesson | minutes | builds on |', '|---|-----|--|--|', *rows]
     return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
 
 # file: how it is made from (root, pages, settings)

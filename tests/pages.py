@@ -35,7 +35,7 @@ def build(out, root=L.ROOT):
     return out/'_proc'
 
 def finish(proc, root=L.ROOT):
-    "What nbdev leaves open: badge and minutes under the title, links to names without an entry, modules as default values"
+    "What nbdev leaves open: badge and minutes under the title, links to names without an entry, modules as default values, stars"
     cfg,pages = L.settings(root),{p.name: p for p in L.pages_of(root)}
     built = read_pages(proc)
     ids = {p.html: p.ids for p in built}
@@ -51,7 +51,13 @@ def finish(proc, root=L.ROOT):
         for c in p.nb['cells']:
             for o in c.get('outputs', []) if c.get('has_sd') else ():
                 for k,v in o.get('data', {}).items(): o['data'][k] = OBJECT.sub(lambda m: m[1] or m[2], ''.join(v))
-            if c['cell_type']=='markdown': c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w.-]+)#([\w.]+)\)', link, c['source'])
+                if md := o.get('data', {}).get('text/markdown'):   # the star of a shape (N, C, *) in a docstring is no emphasis
+                    code,fence,doc = md.rpartition('```')
+                    code = re.sub(rf'\[(`[^`]+`)\]\({base}[^)]*\)', r'\1', code)   # nor is a link one in code
+                    o['data']['text/markdown'] = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
+            if c['cell_type']=='markdown':   # a name that the author linked himself keeps his link
+                c['source'] = re.sub(rf'\[\[(`[^`]+`)\]\({base}[^)]*\)\]', r'[\1]', c['source'])
+                c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w.-]+)#([\w.]+)\)', link, c['source'])
         if p.name in pages and pages[p.name].is_lesson:
             badge,_ = L.colab_parts(p.name, cfg)
             head = dict(cell_type='markdown', id='head', metadata={}, source=f'{badge} About {minutes(pages[p.name])} minutes to read.')
@@ -180,6 +186,8 @@ def check_pages(pages):
         for u,alt in p.images:
             if not alt.strip(): yield f'{p.name}: image {u} without alt text'
         for c in p.cells:
+            if c['cell_type']=='markdown' and (m := re.search(r'(?<!!)\[\[[^]]+\]\([^)]*\)[^]]*\]\(', c['source'])): yield f'{p.name}: a link in a link: {m[0][:60]}'
+        for c in p.cells:
             if any(k.startswith('image/') for o in c.get('outputs', []) for k in o.get('data', {})):
                 for d in ('fig-cap', 'fig-alt'):
                     if not re.search(rf'^#\| *{d}: *\S', c['source'], re.M): yield f"{p.name}: cell {c['id']}: figure without {d}"
@@ -211,6 +219,7 @@ def check_api(pages, root=L.ROOT):
         for c in p.cells:
             if not c.get('has_sd'): continue
             md = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', []))
+            if re.search(r'`\]\(https?:', md.rpartition('```')[0].partition('```')[2]): yield f'{p.name}: a link inside the code of a table'
             name = (re.search(r'^#+ (.+)$', md, re.M) or [0, '?'])[1].replace('\\', '')
             if re.search(r'^raise|Error', md) and '```' not in md: yield f'{p.name}: show_doc of {name} failed'
             sig = re.search(r'```python\n(.*?)\n(?:\)|```)', md, re.S)

@@ -21,6 +21,12 @@ def test_head_of_a_lesson(proc):
             text = '\n'.join(c['source'] for c in p.cells[:3])
             assert 'colab-badge' in text and re.search(r'About \d+ minutes', text), p.name
 
+def test_star_of_a_shape(proc):
+    "A docstring that names a shape (N, C, *) stays in italics to its end"
+    text = next(p for p in P.read_pages(proc) if p.name.startswith('12_')).cells
+    docs = [o['data']['text/markdown'] for c in text if c.get('has_sd') for o in c['outputs']]
+    assert any(r'(N, C, \*)' in d for d in docs) and not any('(N, C, *)' in ''.join(d).rpartition('```')[2] for d in docs)
+
 def test_minutes_are_those_of_the_table(proc):
     table = L.lesson_table()
     for p in L.pages_of():
@@ -62,6 +68,7 @@ def test_fine(tmp_path): assert site(tmp_path) == []
     (cell('[x](01_b.ipynb#middle)'), 'no anchor #middle on 01_b.ipynb'),
     (cell('[x](#nowhere)'), 'no anchor #nowhere'),
     (cell('<a href="c.html">c</a>'), 'broken link c.html'),
+    (cell('[[`f`](01_b.ipynb#the-end)](01_b.ipynb)'), 'a link in a link'),
     (cell('![a cat](cat.png)'), 'broken link cat.png'),
     (cell('![](https://example.org/cat.png)'), 'without alt text'),
     (cell('[`f`](%s%sa.html#f)' % (L.settings()['doc_host'], L.settings()['doc_baseurl'])), 'broken link'),
@@ -76,6 +83,7 @@ def test_fine(tmp_path): assert site(tmp_path) == []
     (out('saved to /usr/local/lib/x.py'), 'a machine path'),
     (out('<object at 0x7f3a10b2c4d0>'), 'an error or warning'),
     (cell('x', 'code', outputs=[dict(output_type='error', ename='E', evalue='', traceback=[])]), 'a saved error'),
+    (table('    x:int=1, # as for [`g`](https://example.org/g)'), 'a link inside the code'),
     (table('    x:int=1, # a number\n    y, z:tuple=(1, 2)'), 'f: no comment for y, z'),
 ])
 def test_planted(tmp_path, fault, said):
@@ -116,3 +124,26 @@ def test_html(tmp_path, html, said):
 @pytest.mark.parametrize('text, anchor', [('Two words & `code`'.replace('`', ''), 'two-words-code'), ('1. A first', 'a-first'),
     ('DataLoaders.from_dd', 'dataloaders.from_dd'), ('What is γ?', 'what-is-γ'), ('(N, C, H·W)', 'n-c-hw'), ('2024', 'section')])
 def test_anchor_is_pandocs(text, anchor): assert P.auto_id(text)==anchor
+
+@pytest.mark.parametrize('dark', [False, True])
+def test_theme_contrast(dark):
+    "Text and links on the page: 4.5 to 1 (WCAG 2.1, 1.4.3); white on the bar, too"
+    from course_lib.plot import contrast
+    c = dict(re.findall(r'\$([\w-]+): (#\w{6});', D.theme(L.ROOT, dark)))
+    assert min(contrast(c['body-color'], c['body-bg']), contrast(c['link-color'], c['body-bg']), contrast('#ffffff', c['primary']))>=4.5
+
+def test_social_card():
+    "Made by tests/make_card.py for the title that settings.ini has"
+    from PIL import Image
+    with Image.open(L.ROOT/'nbs/images/card.png') as im: assert im.size==(1200, 630) and im.text['Title']==L.settings()['title']
+
+def test_template_passes_the_lint(tmp_path):
+    "The template of a lesson, copied as the guide says, is a page without faults once it has been run"
+    (tmp_path/'nbs').mkdir()
+    for f in ('settings.ini', 'nbs/index.ipynb'): shutil.copy(L.ROOT/f, tmp_path/f)
+    shutil.copy(L.ROOT/'nbs/_template.ipynb', tmp_path/'nbs/30_new.ipynb')
+    cfg = L.settings(tmp_path)
+    L.fix(L.Page(tmp_path/'nbs/30_new.ipynb', tmp_path), cfg)
+    L.fix_index(tmp_path)
+    assert list(L.lint(tmp_path)) == []
+    assert '30_new.ipynb' in (tmp_path/'nbs/sidebar.yml').read_text() and '30_new.ipynb' in (tmp_path/'README.md').read_text()

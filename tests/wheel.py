@@ -1,4 +1,4 @@
-"""The package as a reader installs it. `python tests/wheel.py [notebooks]`
+"""The package as a reader installs it. `python tests/wheel.py [--workers N] [notebooks]`
 
 Builds sdist and wheel, installs the wheel with pip into a fresh virtual environment in which nothing else can be
 imported than what the wheel requires (and a Jupyter kernel), and runs each lesson there, alone in an empty folder:
@@ -110,10 +110,11 @@ def run_lessons(fresh, paths, workers=2, say=print):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('notebooks', nargs='*', type=Path, help='default: all')
+    ap.add_argument('--workers', type=int, default=2, help='notebooks that run at a time')
     a = ap.parse_args()
     with tempfile.TemporaryDirectory() as tmp:
         fresh = Fresh(Path(tmp)/'venv', build(tmp)[1])
-        res = run_lessons(fresh, [p.resolve() for p in a.notebooks] or notebooks())
+        res = run_lessons(fresh, [p.resolve() for p in a.notebooks] or notebooks(), a.workers)
     bad = [n for n,e in res.items() if e]
     print(f"wheel: {len(res)-len(bad)} notebooks ran alone in an empty folder, {len(bad)} failed{': ' if bad else ''}{', '.join(bad)}")
     sys.exit(bool(bad))

@@ -1,0 +1,26 @@
+"The picture that is shown where a page of the site is shared: `python tests/make_card.py` writes nbs/images/card.png."
+import sys
+from pathlib import Path
+
+import matplotlib
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).parent))
+import lint as L
+from course_lib.plot import INK, NORM_COLORS, PAPER, plot_axes, use_style
+
+def main():
+    use_style()
+    cfg = L.settings()
+    fig = plt.figure(figsize=(12, 6.3), dpi=100, facecolor=PAPER)
+    title,_,rest = cfg['title'].partition(', ')
+    fig.text(.05, .86, title, fontsize=40, weight='bold', color=INK)
+    fig.text(.05, .76, rest, fontsize=40, weight='bold', color=NORM_COLORS['batch'])
+    fig.text(.05, .67, cfg['description'].split(' in which ')[1].capitalize() + '.', fontsize=22, color=INK)
+    for i,norm in enumerate(('batch', 'layer', 'instance', 'group')):
+        ax = fig.add_axes([.04+.235*i, .1, .22, .46])
+        plot_axes(norm, 3, 4, 2, 2, num_groups=2, ax=ax)
+    fig.savefig(L.ROOT/'nbs/images/card.png', metadata={'Title': cfg['title'], 'Description': cfg['description']})
+
+if __name__=='__main__': main()
