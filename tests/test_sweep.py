@@ -210,3 +210,16 @@ def test_report(tmp_path):
     assert '0.510 ± 0.010' in text and 'batch' in text and '| 0.510–' not in text
     assert len(list((tmp_path/'out').glob('*.png'))) == 4
     assert S.sweep_cells(read_rows(path))['recalibrated', 2]['mean'] == pytest.approx(.6)
+
+
+def test_committed_rows(capsys):
+    "The rows of the lesson belong to its grid, no config twice, and the report's table shows their means"
+    path = Path(__file__).parents[1]/'nbs/results/16_fashion_mnist.jsonl'
+    rows = read_rows(path)
+    configs = [RunConfig(**r['config']) for r in rows]
+    assert len(set(configs)) == len(configs) and set(configs) <= set(S.small_batch_grid('fashion_mnist'))
+    S.course_report(str(path))
+    text = capsys.readouterr().out
+    cell = [r for r in rows if r['config']['norm'] == 'group' and r['config']['batch_size'] == 2 and not r['config']['norm_1x1']]
+    means = {lr: sum(r['accuracy'] for r in cell if r['config']['lr'] == lr)/sum(r['config']['lr'] == lr for r in cell) for lr in S.sweep_lrs(2)}
+    assert f'{max(means.values()):.3f} ± ' in text
