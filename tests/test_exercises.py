@@ -335,7 +335,7 @@ def test_bug(name, capsys):
     assert grade(name, (test, right))
     assert not grade(name, (test, bug))                     # not repaired
     assert not grade(name, (lambda o: 0, right))            # sees nothing
-    check_report(capsys.readouterr().out.split('\n\n')[-1][-2000:], None)
+    capsys.readouterr()
     def too_strict(o): raise AssertionError('no')
     for check,said in ((lambda o: 0, 'silent on the defect'), (too_strict, 'asks for more than the defect')):
         assert not grade(name, (check, right))
@@ -353,7 +353,7 @@ def rows_of(lrs=(.001,.004), seeds=3, mine=.8, batch=.3):
 @pytest.mark.parametrize('sub, said', [
     ((convert, rows_of(lrs=(.1,))), 'single learning rate'), ((convert, rows_of(seeds=1)), 'fewer than three seeds'), ((convert, [1]), 'list of dicts'),
     ((convert, [r for r in rows_of() if r['norm']=='mine']), 'norms to compare'), ((convert, rows_of(mine=.999)), 'does not repeat'),
-    ((convert, rows_of(mine=.31)), 'do not defend'), ((lambda net: net, rows_of()), 'refuses a batch of one'),
+    ((convert, rows_of(mine=.302)), 'do not defend'), ((lambda net: net, rows_of()), 'refuses a batch of one'),
     ((lambda net: convert(E.small_net(7)), rows_of()), 'carries them over'), (convert, 'two things')])
 def test_defence(sub, said, capsys):
     assert not grade('small_batch_model', sub)
@@ -490,7 +490,7 @@ def test_solutions_pass(path, monkeypatch, capsys):
     for n in names: assert re.search(rf'^{n}: .*, solved$', out, re.M), out
     assert sorted(names)==sorted(k for k,e in EXERCISES.items() if e.page==path.stem)
 
-def test_every_page_exists(): assert {p.stem for p in PAGES}=={e.page for e in EXERCISES.values()}
+def test_every_page_exists(): assert {p.stem for p in PAGES}==set(E.PAGES)=={e.page for e in EXERCISES.values()}
 
 def test_all_nine_questions():
     text = '\n'.join(s for p in PAGES for k,s in cells_of(p) if k=='markdown')
