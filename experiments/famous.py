@@ -29,9 +29,9 @@ TWO = dict(bs=2, samples=6_000, dataset='mnist')
 GRID = dict(bs=64, n_train=6_000, epochs=2, dataset='fashion_mnist')
 PUBLISHED = dict(bs=512, n_train=50_000, epochs=3, lr=1., dataset='mnist')
 SMOOTH = dict(bs=64, n_train=6_000, epochs=1, depth=12, channels=16, every=8, steps=(.25,.5,1.,2.,4.), dataset='fashion_mnist')
-SCALE = dict(bs=64, n_train=6_000, epochs=1, dataset='fashion_mnist')
+SCALE = dict(bs=32, n_train=3_000, n_valid=2_000, epochs=1, dataset='fashion_mnist')
 TWO_NETS = ('batch','batch_no1x1','layer','group','running','none','instance_no1x1')
-TWO_LRS, GRID_LRS, SMOOTH_LRS, SCALES = (.02,.1,.4), (.1,.3,1.,3.), (.03,.1,.3), (.1,1.,10.)
+TWO_LRS, GRID_LRS, SMOOTH_LRS, SCALES = (.02,.1,.4), (.1,.3,1.,3.), (.1,.03,.3), (.1,1.,10.)
 
 
 def versions(): return dict(python=sys.version.split()[0], torch=torch.__version__)
@@ -98,12 +98,12 @@ def train_stack(models, lrs, x, y, rows):
         buffers = {k:v.detach() for k,v in new.items()}
     for j,m in enumerate(models): m.load_state_dict({k:v[j] for k,v in (params|buffers).items()})
 
-def two(nets=TWO_NETS, part='two', refresh=()):
+def two(nets=TWO_NETS, lrs=TWO_LRS, part='two', refresh=()):
     "With `refresh`, kinds of norm: the accuracy again after `recalibrate` on 2,000 training images"
     out = RESULTS/f'17_{part}.jsonl'
     x,y,xv,yv = data(TWO['dataset'], TWO['samples'])
     for name in nets:
-        runs = [r for r in product((name,), TWO_LRS, SEEDS) if r not in done(out, ('net','lr','seed'))]
+        runs = [r for r in product((name,), lrs, SEEDS) if r not in done(out, ('net','lr','seed'))]
         if not runs: continue
         t,models = time.time(),[make(name, s) for _,_,s in runs]
         rows = torch.stack([orders(len(x), s) for _,_,s in runs], 1).split(TWO['bs'])
@@ -126,7 +126,7 @@ def naive():
         append(out, dict(net='running_naive', lr=lr, seed=s, **evaluate(m, xv, yv)), TWO, time.time()-t)
 
 
-def recalibrated(): two(('running',), 'recalibrated', ('running',))
+def recalibrated(): two(('running',), (.02,), 'recalibrated', ('running',))
 
 
 # ---- norms times learning rates; the published comparison; the scale of the initial weights
@@ -142,6 +142,7 @@ def published():
 
 def scale():
     x,y,xv,yv = data(SCALE['dataset'], SCALE['n_train'])
+    xv,yv = xv[:SCALE['n_valid']],yv[:SCALE['n_valid']]
     run = lambda n,g,lr,s: train_alone(x, y, xv, yv, make(n, s, g), lr, SCALE['bs'], orders(len(x), s, SCALE['epochs']))
     runs = [(n,g,lr,s) for s,lr,n,g in product(SEEDS, (.1,.01,1.), ('batch','none'), SCALES)]
     each('scale', ('net','scale','lr','seed'), runs, run, SCALE)
@@ -235,7 +236,7 @@ def smooth_row(x, y, xv, yv, net, lr, seed):
 
 def smooth():
     x,y,xv,yv = data(SMOOTH['dataset'], SMOOTH['n_train'])
-    runs = [(n,lr,s) for s,lr,n in product(SEEDS, SMOOTH_LRS, ('none','batch','noisy'))]
+    runs = [(n,lr,s) for lr,s,n in product(SMOOTH_LRS, SEEDS, ('none','batch','noisy'))]
     each('smooth', ('net','lr','seed'), runs, partial(smooth_row, x, y, xv, yv), SMOOTH)
 
 
