@@ -22,8 +22,9 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'LOST', 'X', 'EXERCISES', 'LEAK', 'SUB'
            'silent_on', 'sees', 'bug_exercise', 'show_bug', 'renorm_case', 'renorm_expected', 'renorms',
            'renorm_gradient', 'renorm_running', 'renorm_eval', 'renorm_ref', 'renorm_make', 'clusters', 'diverging_net',
            'train_clusters', 'rescued', 'same_network', 'signal_kept', 'trains_now', 'stripes', 'small_net',
-           'train_pairs', 'converted', 'is_defence', 'bears_one', 'ignores_mates', 'keeps_weights', 'has_rows', 'tuned',
-           'repeats', 'defends', 'grade', 'curve_shape', 'compare_prediction', 'verdict', 'course_progress']
+           'train_pairs', 'converted', 'is_defence', 'bears_one', 'ignores_mates', 'keeps_weights', 'has_rows',
+           'best_rows', 'repeats', 'defends', 'grade', 'curve_shape', 'compare_prediction', 'verdict',
+           'course_progress']
 
 # %% ../nbs/22_exercises.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap
@@ -1396,7 +1397,7 @@ def has_rows(sub):
         for lr in lrs:
             if len({r['seed'] for r in rows if (r['norm'],r['lr'])==(n,lr)})<3: raise Miss(f'{n!r} at lr {lr:g} has fewer than three seeds: one seed says little')
 
-def tuned(rows, norm):
+def best_rows(rows, norm):
     "Accuracies of a norm at the learning rate with the best mean."
     by = {lr: [r['accuracy'] for r in rows if (r['norm'],r['lr'])==(norm,lr)] for lr in {r['lr'] for r in rows if r['norm']==norm}}
     return max(by.values(), key=statistics.mean)
@@ -1409,7 +1410,7 @@ def repeats(sub):
                                               'rows are made by train_pairs(convert(small_net(seed)), lr, seed)')
 
 def defends(sub):
-    mine,batch = (tuned(sub[1], k) for k in ('mine','batch'))
+    mine,batch = (best_rows(sub[1], k) for k in ('mine','batch'))
     gap,noise = statistics.mean(mine)-statistics.mean(batch),max(map(statistics.stdev, (mine,batch)))
     if gap<noise: raise Miss(f'the rows do not defend it: tuned, it is {gap:+.3f} better than batch norm, with a spread over seeds of {noise:.3f}')
 
