@@ -356,5 +356,5 @@ def course_bench(
     except ValueError as e: sys.exit(f'course_bench: {e}')
     torch.set_num_threads(threads)
     res = bench_all(*args, quick, rounds, device)
-    Path(out).write_text(json.dumps(res).replace('{"norm"', '\n{"norm"')+'\n')
+    Path(out).write_text(json.dumps(res)+'\n')
     print(f"saved to {out}; {sum(o['ratio']<=TARGETS[o['mode']] for o in res['rows'])} of {len(res['rows'])} targets met")

@@ -44,7 +44,7 @@ def update_stats(self:RunningBatchNormNaive,
     x:Tensor,  # activations, shape (N, C, H, W)
 ):
     "Move the averages of sum, sum of squares and count towards this batch."
-    self.sums.detach_(); self.sqrs.detach_()
+    self.sums,self.sqrs = self.sums.detach(),self.sqrs.detach()
     mom1 = self.count.new_tensor(1 - (1-self.momentum)/math.sqrt(len(x)-1))
     self.sums .lerp_(x.sum((0,2,3), keepdim=True), mom1)
     self.sqrs .lerp_((x*x).sum((0,2,3), keepdim=True), mom1)
