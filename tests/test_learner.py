@@ -173,6 +173,8 @@ def test_terminal(monkeypatch, capsys):
     assert learn.metrics.write is print
 
 def test_notebook(monkeypatch, capsys):
+    import matplotlib.pyplot as plt
+    plt.close('all')                                                                                   # other tests draw too
     monkeypatch.delenv('IN_TEST', raising=False)
     monkeypatch.setattr(L, 'in_notebook', lambda: True)
     shown = []
@@ -190,7 +192,6 @@ def test_notebook(monkeypatch, capsys):
     assert any('batch/s' in o['text/plain'] or 's/batch' in o['text/plain'] for o in text)
     assert 'batch' not in text[-1]['text/plain'] and len(text[-1]['text/plain'].splitlines()) == 5  # what stays: the table
     assert capsys.readouterr().out == ''
-    import matplotlib.pyplot as plt
     assert not plt.get_fignums()
 
 def test_interrupted_bar_is_closed(monkeypatch):

@@ -76,6 +76,7 @@ def test_exercise_page(root, old, new, said):
     p = root/'nbs/exercises/t.ipynb'
     p.write_text(p.read_text().replace(old, new) if old else p.read_text())
     found = list(L.lint(root))
+    found = [m for m in found if 'is stale' not in m]                # the tree of this test was made before the page
     assert any(said in m for m in found) if said else not found, found
 
 def test_stale_readme(root):
