@@ -482,10 +482,10 @@ def small_batch_grid(
     seeds:int=3,             # seeds of each cell; two more at batch sizes 1 and 2
     sizes=SWEEP_SIZES,       # batch sizes
     norms=SWEEP_NORMS,       # names for `norm_factory`
-    samples:int=1000,        # images seen by each run
+    samples:int=4000,        # images seen by each run
 )->list:                     # `RunConfig`s
     "Every norm at every batch size, learning rate and seed, with and without the norm on one pixel; what matters most comes first."
-    cell = partial(RunConfig, dataset, model='narrow', samples=samples, n_valid=200, n_final=1000)
+    cell = partial(RunConfig, dataset, model='narrow', samples=samples, n_valid=250, n_final=2000)
     grid = [cell(norm, bs, lr, seed, flag) for bs,flag,norm in product(sizes, (False,True), norms) if not flag or norm!='none'
             for seed in range(seeds+2*(bs<3)) for lr in sweep_lrs(bs)]
     later = lambda c: (c.seed>=seeds, c.norm_1x1 and c.batch_size!=2, c.norm in ('batch_detached','running_naive'))
@@ -519,7 +519,7 @@ def stack_speed(
 def course_sweep(
     dataset:str='fashion_mnist',  # fashion_mnist or mnist
     out:str='sweep.jsonl',        # file of the rows; goes on where it stopped
-    samples:int=1000,             # images seen by each run
+    samples:int=4000,             # images seen by each run
     seeds:int=3,                  # seeds of each cell; two more at batch sizes 1 and 2
     sizes:str=','.join(map(str, SWEEP_SIZES)), # batch sizes, separated by commas
     norms:str=','.join(SWEEP_NORMS),           # norms, separated by commas
