@@ -141,7 +141,11 @@ class AloneTrainer:
         self.model = config_model(self.c).to(device)
         self.opt = torch.optim.SGD(self.model.parameters(), lr=self.c.lr, momentum=self.c.momentum)
 
-    def step(self, x, y, factor):
+    def step(self,
+        x:Tensor,     # images, (1, N, C, H, W)
+        y:Tensor,     # labels, (1, N)
+        factor:float, # of the schedule, on the learning rate
+    ):
         for g in self.opt.param_groups: g['lr'] = self.c.lr*factor
         self.opt.zero_grad()
         loss = F.cross_entropy(self.model(x[0]), y[0])
@@ -204,7 +208,12 @@ def forward(self:StackTrainer,
     return y
 
 @patch
-def step(self:StackTrainer, x, y, factor):
+def step(self:StackTrainer,
+    x:Tensor,     # images, (models, N, C, H, W)
+    y:Tensor,     # labels, (models, N)
+    factor:float, # of the schedule, on each model's learning rate
+)->Tensor:        # (models,) mean loss of each model before the step
+    "One step of gradient descent for all models."
     p = self.forward(x)
     loss = F.cross_entropy(p.flatten(0,1), y.flatten(), reduction='none').view(y.shape).mean(1)
     grads = torch.autograd.grad(loss.sum(), list(self.params.values()))
@@ -216,7 +225,11 @@ def step(self:StackTrainer, x, y, factor):
 
 # %% ../nbs/15_sweep.ipynb #55944faa
 @patch
-def evaluate(self:StackTrainer, loader, n):
+def evaluate(self:StackTrainer,
+    loader, # validation `MemoryLoader`
+    n:int,  # how many of its images
+)->tuple:   # accuracy and mean loss, (models,) each
+    "`accuracy_loss` of all models in evaluation mode."
     self.base.eval()
     res = accuracy_loss(partial(self.forward, own=False), loader, n, max(2000//len(self.lr), 50))
     self.base.train()
@@ -288,7 +301,15 @@ def train_configs(
 # %% ../nbs/15_sweep.ipynb #7f87170b
 def _number(v): return round(v, 4) if math.isfinite(v) else None  # JSON has no NaN
 
-def rows_of(configs, evals, recal, seconds, cpu, steps, device):
+def rows_of(
+    configs,       # `RunConfig`s of the stack
+    evals,         # (samples, training losses, accuracies, validation losses) of each evaluation
+    recal,         # accuracy of each model with recalibrated statistics, or None
+    seconds:float, # wall time of the stack
+    cpu:float,     # its processor time in training, seconds
+    steps:int,     # of each model
+    device,        # where it was trained
+)->list:           # a row a config
     "The rows of a stack; times are shares of the stack's."
     n,res = len(configs),[]
     for i,c in enumerate(configs):
@@ -395,7 +416,10 @@ def attempt(
     if tries>1: return attempt(configs, tries-1, train)
     return [crash_row(configs[0], error)]
 
-def crash_row(c, error):
+def crash_row(
+    c:RunConfig,     # what was run
+    error:Exception, # what it raised
+)->dict:
     "The row of a run that raised."
     return result_row(c, evals=[], accuracy=None, recalibrated=None, failure='crashed', error=f'{type(error).__name__}: {error}'[:300])
 
@@ -431,8 +455,13 @@ def finished(self:Sweep,
         try: yield from (f.result() for f in as_completed(futures))
         finally: [f.cancel() for f in futures]
 
+# %% ../nbs/15_sweep.ipynb #7d2e60a4
 @patch
-def finished_in_pools(self:Sweep, jobs, workers, train=train_configs):
+def finished_in_pools(self:Sweep,
+    jobs,                # stacks of configs
+    workers:int,         # processes
+    train=train_configs, # called with a stack; can be pickled
+):
     "As `finished`, in pools of our own that are replaced when a worker dies."
     left = {tuple(j):0 for j in jobs}
     def over(rows): left.pop(next(j for j in left if RunConfig(**rows[0]['config']) in j)); return rows
