@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CANCELS', 'Callback', 'CancelFitException', 'CancelEpochException', 'CancelBatchException', 'with_cbs', 'TrainCB',
            'Learner', 'MomentumLearner', 'torcheval_metric', 'MetricsCB', 'table_line', 'DeviceCB', 'BatchTransformCB',
-           'SingleBatchCB', 'NaNGuardCB', 'PlainScreen', 'TerminalScreen', 'NotebookScreen', 'pick_screen',
-           'ProgressCB']
+           'random_flip', 'random_shift', 'SingleBatchCB', 'NaNGuardCB', 'PlainScreen', 'TerminalScreen',
+           'NotebookScreen', 'pick_screen', 'ProgressCB']
 
 # %% ../nbs/03_learner.ipynb #89d24aba
 import os, sys, time, warnings
@@ -272,6 +272,26 @@ class BatchTransformCB(Callback):
     ): store_attr()
     def before_batch(self, learn):
         if self.on_train if learn.training else self.on_valid: learn.batch = self.tfm(learn.batch)
+
+# %% ../nbs/03_learner.ipynb #6f04c1b1
+def random_flip(
+    batch,      # tuple whose first element holds images, (N, C, H, W)
+    p:float=.5, # probability
+)->tuple:       # the batch, each image mirrored left to right with probability `p`
+    "Mirror images at random."
+    x,*rest = batch
+    return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device)<p, x.flip(3), x), *rest
+
+def random_shift(
+    batch,        # tuple whose first element holds images, (N, C, H, W)
+    pixels:int=2, # how far at most, in each direction
+)->tuple:         # the batch, each image moved; what comes in has the smallest value of the batch
+    "Move images at random."
+    x,*rest = batch
+    (n,_,*size),dev = x.shape,x.device
+    r,c = (torch.randint(2*pixels+1, (n,1), device=dev)+torch.arange(s, device=dev) for s in size)
+    padded = F.pad(x, [pixels]*4, value=x.min().item())
+    return padded[torch.arange(n, device=dev)[:,None,None],:,r[:,:,None],c[:,None]].permute(0,3,1,2).contiguous(), *rest
 
 # %% ../nbs/03_learner.ipynb #2adeecfc
 class SingleBatchCB(Callback):

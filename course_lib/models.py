@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GeneralRelu', 'norm_act', 'conv', 'out_size', 'get_model', 'n_params', 'layer_table', 'receptive_field', 'ResBlock',
-           'LeNet']
+           'LeNet', 'conv_pool', 'pooled_net']
 
 # %% ../nbs/06_models.ipynb #f5936dcf
 from functools import partial
@@ -172,3 +172,21 @@ class LeNet(nn.Sequential):
         def lin(ni, nf): return norm_act(partial(nn.Linear, ni, nf), nf, norm1d, act)
         super().__init__(cnv(n_in, 6), nn.AvgPool2d(2), cnv(6, 16), nn.AvgPool2d(2), nn.Flatten(),
                          lin(16*side*side, 120), lin(120, 84), nn.Linear(84, n_out))
+
+# %% ../nbs/06_models.ipynb #3c1fd1a1
+def conv_pool(
+    ni:int,    # input channels
+    nf:int,    # output channels
+    norm=None, # norm factory `num_features -> nn.Module`, or None
+)->nn.Sequential: # (N, ni, H, W) -> (N, nf, H//2, W//2)
+    "Convolution at every position, the largest of each 2x2, norm, ReLU."
+    c,*rest = conv(ni, nf, stride=1, norm=norm)
+    return nn.Sequential(c, nn.MaxPool2d(2), *rest)
+
+def pooled_net(
+    norm=None, # norm factory `num_features -> nn.Module`, or None
+)->nn.Sequential: # (N, 1, 28, 28) -> (N, 10)
+    "Five convolutions on 28, 14, 14, 7 and 7 pixels, the largest value of each channel, a linear layer."
+    same = partial(conv, stride=1, norm=norm)
+    return nn.Sequential(conv_pool(1, 16, norm), same(16, 32), conv_pool(32, 48, norm), same(48, 64), same(64, 64),
+                         nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, 10))
