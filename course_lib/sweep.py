@@ -9,7 +9,7 @@ __all__ = ['MODELS', 'SCHEDULES', 'STACK_IMAGES', 'SWEEP_NORMS', 'SWEEP_SIZES', 
            'read_rows', 'repair_tail', 'Sweep', 'attempt', 'crash_row', 'init_worker', 'make_pool', 'sweep_lrs',
            'small_batch_grid', 'stack_speed', 'course_sweep', 'bootstrap', 'cell_stats', 'group_rows', 'tuned',
            'sweep_cells', 'markdown_table', 'accuracy_table', 'cell_style', 'plot_accuracy', 'plot_lr', 'samples_to',
-           'reach_table', 'cost_table', 'sweep_report', 'sweep_figures', 'course_report']
+           'reach_table', 'plot_reach', 'cost_table', 'sweep_report', 'sweep_figures', 'course_report']
 
 # %% ../nbs/15_sweep.ipynb #1e5fc9fb
 import dataclasses, json, math, os, subprocess, sys, time
@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
-from fastcore.script import call_parse
+from fastcore.script import Param, call_parse
 from torch import nn, Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from tqdm.auto import tqdm
 
 import course_lib
-from .core import def_device, set_seed
+from .core import def_device, read_results, set_seed
 from .datasets import DataLoaders, epoch_seed, get_dataset
 from .init import init_weights
 from .models import ResBlock, conv, get_model
@@ -695,6 +695,21 @@ def reach_table(
         return '–' if m==math.inf else f'{m:,.0f}'
     return markdown_table(['norm',*sizes], [[n.replace('_',' '), *(show(cells.get((n,b))) for b in sizes)] for n in names])
 
+# %% ../nbs/15_sweep.ipynb #8e11f0a3
+def plot_reach(
+    cells,       # as `sweep_cells` gives them
+    level:float, # accuracy
+    ax,          # where to draw
+):
+    "As `reach_table`, against the batch size; no point where half of the seeds did not get there."
+    for i,n in enumerate(SWEEP_NORMS):
+        pts = [(b, np.median([samples_to(r, level) for r in cells[n,b]['rows']])) for b in sorted(b for k,b in cells if k==n)]
+        pts = [(b*1.03**(i-4), s*1.01**(i-4)) for b,s in pts if s<math.inf]  # side by side where they are equal
+        if pts: ax.plot(*zip(*pts), marker='o', ms=3, **norm_style(n))
+    sizes = sorted({b for _,b in cells})
+    ax.set(xscale='log', xlabel='batch size', ylabel=f'images to reach {level}')
+    ax.set_xticks(sizes, sizes); ax.minorticks_off()
+
 # %% ../nbs/15_sweep.ipynb #2f19bd91
 def cost_table(
     rows, # of sweeps
@@ -721,6 +736,7 @@ def sweep_report(
         parts += [head, accuracy_table(cells), rates, f'Samples to reach 0.8, median:', reach_table(cells, .8)]
     return '\n\n'.join([*parts, 'Milliseconds of processor time for 1,000 images:', cost_table(rows)])
 
+# %% ../nbs/15_sweep.ipynb #5d91b6c7
 def sweep_figures(
     rows, # of one data set
 ):        # pairs of a name and a figure
@@ -735,15 +751,18 @@ def sweep_figures(
         fig,axs = plt.subplots(1, len(sizes), figsize=(2.6*len(sizes),3), sharey=True, squeeze=False)
         for ax,b in zip(axs[0], sizes): plot_lr([r for r in rows if r['config']['norm_1x1']==flag], b, ax)
         yield f"rates_{'with' if flag else 'without'}_1x1",fig
+        fig,ax = plt.subplots(figsize=(7.5,4))
+        plot_reach(cells, .8, ax); ax.legend(ncols=3, fontsize=7)
+        yield f"reach_{'with' if flag else 'without'}_1x1",fig
 
 # %% ../nbs/15_sweep.ipynb #a5422d68
 @call_parse
 def course_report(
-    files:str,           # results of `course_sweep`, separated by commas
+    files:Param('results of `course_sweep`, separated by commas; none: those of the lesson on small batches', str, opt=False, nargs='?')='',
     out:str='',          # folder for the figures and report.md; none: print the tables
 ):
     "Every table and figure of a sweep, from its rows."
-    try: rows = read_rows(files.split(','))
+    try: rows = read_rows(files.split(',')) if files else [r for n in ('fashion_mnist','mnist') for r in read_results(f'16_{n}.jsonl')]
     except (OSError, ValueError) as e: sys.exit(f'course_report: {e}')
     if not rows: sys.exit('course_report: no rows')
     groups = group_rows(rows, 'dataset')

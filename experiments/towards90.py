@@ -2,9 +2,10 @@
 
     COURSE_DATA=<folder with fashion-mnist/> python experiments/towards90.py [part...]
 
-Parts: path (the published recipe, all data), tune (choices made on 6,000 images, judged on training images that are not among them),
+Parts: path (the published recipe, all data), tune (rate and batch size, trained on 6,000 images and judged on the last 10,000 of the training part),
 best (the chosen recipe, all data), small (every ingredient left out, 6,000 images), ablate (the same with all data). Each appends to
-nbs/results/18_towards90.jsonl and skips the runs that are there, so it may be stopped and started again; `best3` makes three of its five seeds. One thread; convolutions in bfloat16.
+nbs/results/18_towards90.jsonl and skips the runs that are there, so it may be stopped and started again; `best3` makes three of its five seeds. One thread; `bfloat16`
+in the recipe is for processors that have it.
 """
 import json, sys, time
 from functools import partial
@@ -17,49 +18,33 @@ from torch.optim.lr_scheduler import ConstantLR, OneCycleLR
 from course_lib.core import set_seed
 from course_lib.datasets import DataLoaders, get_dataset
 from course_lib.init import init_weights
-from course_lib.learner import BatchTransformCB, Learner, MetricsCB, MomentumLearner, NaNGuardCB, TrainCB
-from course_lib.models import GeneralRelu, ResBlock, conv, get_model, n_params
+from course_lib.learner import BatchTransformCB, Learner, MetricsCB, MomentumLearner, NaNGuardCB, TrainCB, random_flip, random_shift
+from course_lib.models import GeneralRelu, get_model, n_params, pooled_net
 from course_lib.norms import norm_factory
+from course_lib.train import AutocastCB
 from course_lib.training import BatchSchedCB
 
 OUT = Path(__file__).resolve().parents[1]/'nbs/results/18_towards90.jsonl'
-BEST = dict(norm='batch', init='kaiming', opt='sgd', lr=.2, momentum=.9, decay=5e-4, sched='onecycle', bs=256, flip=True, crop=0,
-            smoothing=0., epochs=5, bfloat16=True)
-TUNE = [dict(lr=.2), dict(lr=.4), dict(lr=.1)]
-LEFT_OUT = {'no norm':dict(norm='none', lr=.05), 'constant rate':dict(sched='constant'), 'no momentum':dict(momentum=0.), 'default init':dict(init='default'),
-            'no flip':dict(flip=False), 'AdamW':dict(opt='adamw', lr=.005, decay=.05), 'batches of 1024':dict(bs=1024),
-            'no weight decay':dict(decay=0.), 'label smoothing':dict(smoothing=.1), 'crop':dict(crop=2), 'group norm':dict(norm='group')}
+BEST = dict(norm='batch', init='kaiming', opt='sgd', lr=.1, momentum=.9, decay=5e-4, sched='onecycle', bs=128, flip=True, crop=0,
+            smoothing=0., epochs=5, bfloat16=False)
+TUNE = [dict(lr=lr, bs=bs) for bs,lr in ((256,.1), (128,.1), (256,.05), (128,.05))]
+# what replaces or leaves out an ingredient, and the rates that are tried where it needs one of its own
+RATES = {'no norm':(dict(norm='none'), (.05,.02)), 'group norm':(dict(norm='group'), (.1,.05)), 'no momentum':(dict(momentum=0.), (1.,.3)),
+         'AdamW':(dict(opt='adamw', decay=.05), (.005,.002))}
+TUNE += [o|dict(lr=lr) for o,lrs in RATES.values() for lr in lrs]
+TUNED = {'no norm':.05, 'group norm':.1, 'no momentum':1., 'AdamW':.005}
+LEFT_OUT = {k:o|dict(lr=TUNED[k]) for k,(o,_) in RATES.items()} | {
+    'constant rate':dict(sched='constant'), 'default init':dict(init='default'), 'no flip':dict(flip=False), 'no weight decay':dict(decay=0.),
+    'batches of 512':dict(bs=512)}
 SUBSET = 6_000  # those that ship with the course
 
 
 def factory(norm): return nn.BatchNorm2d if norm=='batch' else norm_factory(norm)
 
-def halved(ni, nf, norm):
-    "Convolution, then the largest of four, then norm and activation, which so have a quarter of the work"
-    c,*rest = conv(ni, nf, stride=1, norm=norm)
-    return nn.Sequential(c, nn.MaxPool2d(2), *rest)
-
-def net(norm):
-    "Five convolutions on 28, 14, 14, 7 and 7 pixels"
-    same = partial(conv, stride=1, norm=norm)
-    return nn.Sequential(halved(1, 16, norm), same(16, 32), halved(32, 48, norm), same(48, 64), same(64, 64),
-                         nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-class AutocastCB(TrainCB):
-    "Convolutions and linear layers in bfloat16; loss and weights stay in float32"
-    def predict(self, learn):
-        with torch.autocast(learn.batch[0].device.type, torch.bfloat16): super().predict(learn)
-        learn.preds = learn.preds.float()
-
 def augment(flip, crop, batch):
     "Each image mirrored with probability 1/2, and moved by up to `crop` pixels"
-    x,y = batch
-    n,_,h,w = x.shape
-    if flip: x = torch.where(torch.rand(n, 1, 1, 1)<.5, x.flip(3), x)
-    if crop:
-        r,c = (torch.randint(2*crop+1, (n,1))+torch.arange(s) for s in (h,w))
-        x = F.pad(x, [crop]*4, value=x.min().item())[torch.arange(n)[:,None,None],:,r[:,:,None],c[:,None]].permute(0,3,1,2)
-    return x.contiguous(),y
+    if flip: batch = random_flip(batch)
+    return random_shift(batch, crop) if crop else batch
 
 def groups(params, opt, lr, momentum, decay):
     "The optimizer; only weights of two and more dimensions decay"
@@ -69,7 +54,7 @@ def groups(params, opt, lr, momentum, decay):
     return torch.optim.SGD(gs, lr=lr, momentum=momentum, nesterov=momentum>0)
 
 def build(c):
-    model = net(factory(c['norm']))
+    model = pooled_net(factory(c['norm']))
     if c['init']=='kaiming':
         model.apply(init_weights)
         nn.init.zeros_(model[-1].weight)  # at first no class is likelier than another
@@ -121,9 +106,9 @@ def path_run(dd, seed):
     return dict(history=history, params=n_params(model), accuracy=round(history[-1]['accuracy'], 4), fit_seconds=round(time.time()-t, 1))
 
 
-def subset(dd, valid=None):
-    "The first images, and the test images or others of the training images"
-    return type(dd)(train=dd['train'].select(range(SUBSET)), test=dd['test'] if valid is None else dd['train'].select(valid))
+def subset(dd, n, valid=None):
+    "The first `n` images, and the test images or others of the training images"
+    return type(dd)(train=dd['train'].select(range(n)), test=dd['test'] if valid is None else dd['train'].select(valid))
 
 def plan(dd, parts):
     "(part, name, changes to the recipe, seed, data)"
@@ -131,9 +116,9 @@ def plan(dd, parts):
     for part in parts:
         part,first = part.rstrip('0123456789'),int(part.lstrip('abcdefghijklmnopqrstuvwxyz') or 9)  # best3: its first three seeds
         if part=='path': yield from ((part, 'published', None, s, dd) for s in range(5)[:first])
-        if part=='tune': yield from ((part, ', '.join(f'{k} {v}' for k,v in o.items()), BEST|o, s, subset(dd, held_out)) for s in range(1) for o in TUNE)
+        if part=='tune': yield from ((part, ', '.join(f'{k} {v}' for k,v in o.items()), BEST|o, s, subset(dd, SUBSET, held_out)) for s in range(1) for o in TUNE)
         if part=='best': yield from ((part, 'best', BEST, s, dd) for s in range(5)[:first])
-        if part=='small': yield from ((part, n, BEST|o, s, subset(dd)) for n,o in (dict(best={})|LEFT_OUT).items() for s in range(3))
+        if part=='small': yield from ((part, n, BEST|o, s, subset(dd, SUBSET)) for s in range(3) for n,o in (dict(best={})|LEFT_OUT).items())
         if part=='ablate': yield from ((part, n, BEST|o, s, dd) for s in range(3) for n,o in LEFT_OUT.items())
 
 def main(parts):

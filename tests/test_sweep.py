@@ -208,16 +208,17 @@ def test_report(tmp_path):
     S.course_report(str(path), str(tmp_path/'out'))
     text = (tmp_path/'out/report.md').read_text()
     assert '0.510 ± 0.010' in text and 'batch' in text and '| 0.510–' not in text
-    assert len(list((tmp_path/'out').glob('*.png'))) == 4
+    assert len(list((tmp_path/'out').glob('*.png'))) == 6
     assert S.sweep_cells(read_rows(path))['recalibrated', 2]['mean'] == pytest.approx(.6)
 
 
-def test_committed_rows(capsys):
+@pytest.mark.parametrize('name', ['fashion_mnist', 'mnist'])
+def test_committed_rows(name, capsys):
     "The rows of the lesson belong to its grid, no config twice, and the report's table shows their means"
-    path = Path(__file__).parents[1]/'nbs/results/16_fashion_mnist.jsonl'
+    path = Path(__file__).parents[1]/f'nbs/results/16_{name}.jsonl'
     rows = read_rows(path)
     configs = [RunConfig(**r['config']) for r in rows]
-    assert len(set(configs)) == len(configs) and set(configs) <= set(S.small_batch_grid('fashion_mnist'))
+    assert len(set(configs)) == len(configs) and set(configs) <= set(S.small_batch_grid(name))
     S.course_report(str(path))
     text = capsys.readouterr().out
     cell = [r for r in rows if r['config']['norm'] == 'group' and r['config']['batch_size'] == 2 and not r['config']['norm_1x1']]
