@@ -180,7 +180,10 @@ READ = dict(
     freeze=('14_norms_in_practice', 'Freezing'), convert=('14_norms_in_practice', 'Converting'),
     bias=('06_models', 'A convolution that drops its bias'), relu=('06_models', 'An activation that can be shifted'),
     block=('06_models', 'A residual block that adds up'), dead=('05_activations', 'What to keep'),
-    schedule=('04_training', "Schedules are functions of a position"))
+    schedule=('04_training', "Schedules are functions of a position"), momentum=('03_learner', 'What momentum does'),
+    batch_mean=('02_datasets', 'What the network should see'), units=('08b_init_in_practice', 'Dead units'),
+    projection=('10_layernorm', 'The gradient is a projection'), few=('16_small_batch', 'What few values say about a mean and a variance'),
+    tiny=('17_famous_results', '"Batch norm fails at batch size 2"'), gap=('14c_train_eval_gap', 'Momentum'))
 
 # %% ../nbs/22_exercises.ipynb #9c3d7f93
 WORDS = [  # pattern in a message, what to tell the learner, where to read
@@ -753,6 +756,37 @@ EXERCISES |= dict(
         var=(1.1, [(1.0, 'the biased variance of (0, 2) is 1; the unbiased one, 2, is tracked'), (2., 'the buffer moves a tenth of the way, from 1'), (1.9, 'momentum the wrong way round: it is the weight of the new batch')], .001)),
     output_std=number('pytorch_semantics', 'why output.std() is not 1', 'biased', (30/29)**.5, [
         (1., 'torch.std divides by n-1, batch norm by n'), (1.5**.5, 'output.std() takes all 30 values at once, not the 3 of a channel'), (30/29, 'this is the variance')], .0005))
+
+# %% ../nbs/22_exercises.ipynb #a4lessons
+EXERCISES |= dict(
+    momentum=numbers('training', 'momentum in steps', 'momentum',
+        beta=(.95, [(.05, 'this is 1-β'), (.9, 'with β = 0.9 it is ten times: 1/(1-β)'), (20., 'β is below 1; what is 1/(1-β)?')], .001),
+        steps=(59, [(58, 'after 58 steps 5.1 % are missing: round up'), (20, 'that is 1/(1-β), after which 64 % are reached'), (1, 'that is where 5 % are reached')])),
+    batch_noise=numbers('training', 'the mean of a batch of images', 'batch_mean',
+        small=(.1/8, [(.1/64, 'variances are divided by B, standard deviations by its root'), (.1, 'that is the spread of single images'), (.1/(64*784)**.5, 'the pixels of an image are not independent: the images count')]),
+        whole=(0., [(.1/60000**.5, 'that would be so if images could be drawn twice; without replacement the batch is the whole set'), (.1, 'that is the spread of single images')], 1e-5)),
+    last_rate=number('training', 'the last step of a schedule', 'schedule', .01, [
+        (0., 'position 1 is never used: it would be a step of length 0'), (.99, 'it falls: at position .99 it has gone 99 % of the way to 0'), (1/99, 'the positions are 0, 1/100, ... 99/100')], .001),
+    best_divisor=number('init', 'the divisor with the least error', 'biased', 5, [
+        (3, 'n-1 is right on average, but it scatters more'), (4, 'n scatters less than n-1; go on in this direction'), (6, 'too far: the bias now outweighs what the scatter loses')]),
+    all_dead=number('init', 'a whole layer dead by chance', 'units', .25**8, [
+        (.75**8, 'this is the probability that none is dead'), (2., 'this is how many are dead on average'), (.25*8, 'probabilities of independent events are multiplied'), (1-.75**8, 'this is the probability that at least one is dead')]))
+
+# %% ../nbs/22_exercises.ipynb #a5lessons
+EXERCISES |= dict(
+    kept_part=number('layernorm', 'what eps leaves of the gradient', 'projection', .2, [
+        (.25, 'this is eps/var; x̂ has mean square var/(var+eps)'), (.8, 'this is the part that is taken out'), (0., 'that would be so without eps')]),
+    twelve_channels=numbers('instance_group', 'the groups of twelve channels', 'group',
+        choices=(6, [(12, 'the number of groups has to divide the number of channels'), (4, '1 and 12 groups are choices, too'), (5, 'each divisor of 12 is a choice, 1 and 12 among them')]),
+        most=(48, [(4, 'that is the least: instance norm, one channel a group'), (12, 'the four pixels count, too'), (192, 'the images of a batch are not shared')])),
+    memory=numbers('runningbatchnorm', 'memory and share', 'memory',
+        momentum=(.01, [(.02, 'the share is taken for each image, not for each batch of two'), (.1, 'that is a memory of ten images'), (.99, 'momentum is what each new image takes from the older ones')]),
+        share=(.001, [(.002, 'the newest batch counts, and so do its two images: 2 of 2,000'), (.0005, 'the batch has two images'), (1., 'without forgetting the count grows with every image'), (0., 'momentum=0 forgets nothing, but each image still counts')])),
+    equal_weight=number('pytorch_semantics', 'one momentum for two batch sizes', 'gap', 1-.9**(1/32), [
+        (.1/32, 'nearly: the old statistics are multiplied once a batch, so it is a root, not a quotient'), (.9**(1/32), 'this is the weight of the old statistics'), (.1, 'then 32 batches of two weigh 32 times as much as one of 64'), (1-.9**32, 'the small batches need the smaller momentum')], .002),
+    few_values=numbers('small_batches', 'eight values, and three', 'few',
+        spread8=((2/7)**.5, [(2/7, 'this is the variance of the estimate; its root is asked for'), (.5, 'n-1 degrees of freedom, not n: √(2/7)'), (8**-.5, 'that is the spread of the mean')]),
+        directions=(1, [(2, 'shifting and scaling are both taken out of three'), (3, 'the output sees neither a shift nor a scale'), (0, 'that is so with two values')])))
 
 # %% ../nbs/22_exercises.ipynb #02fd92a6
 LEAK,SUB = .2,.3
@@ -1473,7 +1507,7 @@ def compare_prediction(
     return True
 
 # %% ../nbs/22_exercises.ipynb #1c14b1d3
-PAGES = ('init', 'lsuv', 'layernorm', 'batchnorm', 'instance_group', 'runningbatchnorm', 'small_batches', 'pytorch_semantics', 'debugging', 'projects')
+PAGES = ('training', 'init', 'lsuv', 'layernorm', 'batchnorm', 'instance_group', 'runningbatchnorm', 'small_batches', 'pytorch_semantics', 'debugging', 'projects')
 
 # %% ../nbs/22_exercises.ipynb #c0210999
 @call_parse
