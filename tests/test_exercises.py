@@ -228,7 +228,7 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('batchnorm', '(x-v(mean)).square().mean((0,2,3))', '(x*x).mean((0,2,3))-mean*mean', 'cancellation'),
     ('batchnorm', 'with torch.no_grad():\n                self.running_mean.lerp_(mean, self.momentum)',
      'if True:\n                self.running_mean = self.running_mean.lerp(mean, self.momentum)', 'carries the graph'),
-    ('batchnorm', '(0,2,3)', '(2,3)', None),
+    ('batchnorm', '(0,2,3)', '(2,3)', 'wrong axes: something has a value for each channel of each image (15'),
     ('batchnorm', '        return x*v', '        x*v', 'is a `return` missing?'),
     ('batchnorm', 'return x*v(self.weight)+v(self.bias)', 'return (x*v(self.weight)+v(self.bias)).mean(0)', 'wrong shape'),
     ('batchnorm', 'return x*v(self.weight)+v(self.bias)', 'return [x]', 'returns the type list'),
@@ -243,7 +243,7 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('layernorm', '(var+self.eps).sqrt()', '(var.sqrt()+self.eps)', 'eps is outside the root'),
     ('layernorm', 'nn.Parameter(torch.ones(SHAPE)),nn.Parameter(torch.zeros(SHAPE))', 'nn.Parameter(torch.tensor(1.)),nn.Parameter(torch.tensor(0.))', 'affine is a scalar'),
     ('layernorm', ',nn.Parameter(torch.zeros(SHAPE))', ',0.', 'affine missing'),
-    ('layernorm', 'mean = x.mean((1,2,3), keepdim=True)', 'mean = x.mean((1,2,3), keepdim=True).detach()', None),
+    ('layernorm', 'mean = x.mean((1,2,3), keepdim=True)', 'mean = x.mean((1,2,3), keepdim=True).detach()', 'no gradient flows through the mean'),
     ('layernorm', 'x = (x-mean)/', 'x -= mean; x = x/', 'in-place change of the input'),
     ('rmsnorm', 'return x*', 'x = x-x.mean((1,2,3), keepdim=True); return x*', 'the mean is subtracted'),
     ('rmsnorm', '(1,2,3)', '(0,1,2,3)', 'wrong axes'),
@@ -252,7 +252,7 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('groupnorm', 'x.view(N, self.G, C//self.G, H, W)', 'x.view(N, C//self.G, self.G, H, W).transpose(1, 2)', 'groups split the wrong way'),
     ('groupnorm', '(2,3,4)', '(0,2,3,4)', 'wrong axes'), ('groupnorm', '(2,3,4)', '(3,4)', 'wrong axes'),
     ('groupnorm', "if num_channels%num_groups: raise ValueError('channels do not make groups')", 'pass', 'should raise a ValueError'),
-    ('standardize', 'correction=0', 'correction=1', 'unbiased variance'), ('standardize', 'x.mean(dims, ', 'x.mean((2,3), ', None),
+    ('standardize', 'correction=0', 'correction=1', 'unbiased variance'), ('standardize', 'x.mean(dims, ', 'x.mean((2,3), ', 'use the argument dims everywhere'),
     ('standardize', '(var+eps).sqrt()', '(var.sqrt()+eps)', 'eps is outside the root'),
     ('standardize', '    return (', '    x = x.detach(); mean = mean.detach(); var = var.detach(); return (', 'without gradient'),
     ('batchnorm_backward', '-gh.mean(d, keepdim=True)', '', 'path through the mean is missing'),
@@ -292,7 +292,8 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('freeze', 'm.register_forward_pre_hook(lambda m, args: m.train(False) and None)', 'm.momentum = 0.', 'normalizes with those of its batch'),
     ('freeze', '        if isinstance', '        m.train = lambda mode=True, m=m: m\n        m.training = False\n        if isinstance', 'dropout is frozen'),
     ('freeze', 'for m', 'model.requires_grad_(False)\n    for m', 'no longer learn'),
-    ('batch_renorm', '(s/std)', '(std/s)', 'upside down'), ('batch_renorm', '.clamp(1/self.rmax, self.rmax).detach()', '.detach()', None),
+    ('batch_renorm', '(s/std)', '(std/s)', 'upside down'), ('batch_renorm', '.clamp(1/self.rmax, self.rmax).detach()', '.detach()', 'r is not clipped'),
+    ('batch_renorm', '.clamp(-self.dmax, self.dmax).detach()', '.detach()', 'd is not clipped'),
     ('batch_renorm', 'self.rmax).detach()', 'self.rmax)', 'gradient flows through r:'), ('batch_renorm', '((m-mean)/std)', '((m-mean)/s)', 'divided by the running'),
     ('batch_renorm', 'mean.lerp(m.detach(), self.momentum)', 'mean.lerp(m.detach(), 1-self.momentum)', 'momentum the wrong way round'),
     ('batch_renorm', 'std.lerp(s.detach(), self.momentum)', '(std**2).lerp(s.detach()**2, self.momentum).sqrt()', 'variance is moved'),
@@ -307,10 +308,12 @@ WRONG_NUMBERS = [('scale50', .01, 'standard deviation is 1/√n'), ('gain_abs', 
     ('running_after', dict(mean=.9, var=1.1), 'momentum the wrong way round'), ('running_after', dict(mean=.1, var=1.), 'unbiased one, 2, is tracked'), ('output_std', 1., 'divides by n-1'),
     ('mode_table', {(a,b): 'batch' if a else 'running' for a in (True,False) for b in (True,False)}, 'nothing else to use')]
 
-def check_report(text, said):
+LINES,WIDTH = 24,100   # a screen
+
+def check_report(text, said=None):
     assert said is None or said in ' '.join(text.split()), text
     lines = text.splitlines()
-    assert len(lines)<=24 and max(map(len, lines))<=110 and 'Traceback' not in text, text
+    assert len(lines)<=LINES and max(map(len, lines))<=WIDTH and 'Traceback' not in text, text
 
 def changed(src, old, new): return (src.replace(old, new)) if old in src else pytest.fail(f'{old!r} is not in the template')
 
@@ -318,14 +321,55 @@ def changed(src, old, new): return (src.replace(old, new)) if old in src else py
 def test_planted(i, capsys):
     name,old,new,said = PLANTED[i]
     assert not grade(name, submission(changed(RIGHT[name], old, new)), seconds=2.)
-    check_report(capsys.readouterr().out, said)
+    out = capsys.readouterr().out
+    check_report(out, said)
+    assert not re.search(r'^    .*…$', out, re.M), f'an explanation is cut off:\n{out}'
 
 @pytest.mark.parametrize('name, value, said', WRONG_NUMBERS)
 def test_wrong_number(name, value, said, capsys):
     assert not grade(name, value)
     check_report(capsys.readouterr().out, said)
 
-def test_enough_planted(): assert len(PLANTED)+len(WRONG_NUMBERS)>=100
+def test_enough_planted(): assert len(PLANTED)+len(WRONG_NUMBERS)>=100 and all(row[3] for row in PLANTED)
+
+def numbers_of(name):
+    "(key or None, arguments of `right_number`) for each number that an exercise asks for"
+    for p in EXERCISES[name].properties:
+        f = getattr(p.test, 'func', None)
+        if f is E.right_number: yield None,p.test.args
+        elif f is E.right_entry and getattr(p.test.args[1], 'func', None) is E.right_number: yield p.test.args[0],p.test.args[1].args
+
+NUMBERS = {k: dict(numbers_of(k)) for k in EXERCISES if list(numbers_of(k))}
+
+@pytest.mark.parametrize('name', NUMBERS)
+def test_known_wrong_numbers(name, capsys):
+    "Each wrong number that a grader knows gets its reason, and none of them is near the right one."
+    right = {k: truth for k,(truth,*_) in NUMBERS[name].items()}
+    def sub(k, v): return v if k is None else right | {k: v}
+    for k,(truth,wrong,tol) in NUMBERS[name].items():
+        assert grade(name, sub(k, truth)) and wrong
+        for n,why in wrong:
+            capsys.readouterr()
+            assert not grade(name, sub(k, n)), (k, n)
+            check_report(capsys.readouterr().out, why)
+        assert not grade(name, sub(k, 12345.678))
+
+@pytest.mark.parametrize('name', EXERCISES)
+def test_worst_report_fits(name):
+    "Everything wrong, each for a reason of its own that is as long as can be, and noise: still one screen."
+    ex = EXERCISES[name]
+    longest = max(READ, key=lambda k: sum(map(len, READ[k])))
+    printed = E.Capped()
+    printed.write('x'*1_000_000)
+    for failed in range(len(ex.properties)+1):
+        results = [E.Result(p.claim, *(('✗', f'{i} '+'word '*100, longest) if i<failed else ('✓',))) for i,p in enumerate(ex.properties)]
+        check_report(str(E.Report(name, results, printed, ex.what)))
+    check_report(str(E.Report(name, (), what=ex.what)))
+
+def test_a_fourth_mistake_waits():
+    results = [E.Result(f'claim {i}', '✗', f'mistake {i}', 'check') for i in range(5)]
+    text = str(E.Report('x', results))
+    assert 'mistake 2' in text and 'mistake 3' not in text and text.count('when those above are mended')==2
 
 
 # ---- submissions that find a bug, and the last project
@@ -412,7 +456,7 @@ NONSENSE = [3, 'text', object, object(), [], {}, (1, 2), float('nan'), lambda: 0
 def test_nonsense_never_passes(name, capsys):
     for value in NONSENSE:
         assert not grade(name, value)
-        check_report(capsys.readouterr().out, None)
+        check_report(capsys.readouterr().out)
 
 @pytest.mark.parametrize('name', EXERCISES)
 def test_not_begun(name, capsys, folder):
