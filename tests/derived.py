@@ -89,7 +89,7 @@ def citation(root, pages, cfg):
 
 
 # The figures that the course is introduced with: (page, label). Pictures and captions are those saved on the pages.
-HIGHLIGHTS = [('08b_init_in_practice.ipynb', 'fig-table'), ('07_checks.ipynb', 'fig-detached'), ('12_groupnorm.ipynb', 'fig-classify')]
+HIGHLIGHTS = [('08b_init_in_practice.ipynb', 'fig-table'), ('07_checks.ipynb', 'fig-detached'), ('16_small_batch.ipynb', 'fig-onepixel')]
 
 def highlights(pages):
     "(page, label, caption, alt text, PNG) of the figures that the course is introduced with, as far as they are saved"
@@ -104,7 +104,7 @@ def highlights(pages):
 def highlight_cell(root, pages):
     "Markdown of those figures, side by side on the site, each with the page that makes it"
     figs = [f'[![{cap}](images/{label}.png){{fig-alt="{alt}"}}]({name})' for name,label,cap,alt,_ in highlights(pages)]
-    return '\n\n'.join(['<!-- highlights -->', f'::: {{layout-ncol={len(figs)}}}', *figs, ':::'])
+    return '\n\n'.join(['<!-- highlights -->', f'::: {{.column-page layout-ncol={len(figs)}}}', *figs, ':::'])
 
 def mix(a, b, t):
     "The colour `a` with a share `t` of `b`"
