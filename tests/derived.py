@@ -89,7 +89,7 @@ def citation(root, pages, cfg):
 
 
 # The figures that the course is introduced with: (page, label). Pictures and captions are those saved on the pages.
-HIGHLIGHTS = [('08b_init_in_practice.ipynb', 'fig-table'), ('07_checks.ipynb', 'fig-detached'), ('12_groupnorm.ipynb', 'fig-classify')]
+HIGHLIGHTS = [('08b_init_in_practice.ipynb', 'fig-table'), ('07_checks.ipynb', 'fig-detached'), ('16_small_batch.ipynb', 'fig-onepixel')]
 
 def highlights(pages):
     "(page, label, caption, alt text, PNG) of the figures that the course is introduced with, as far as they are saved"
@@ -104,7 +104,7 @@ def highlights(pages):
 def highlight_cell(root, pages):
     "Markdown of those figures, side by side on the site, each with the page that makes it"
     figs = [f'[![{cap}](images/{label}.png){{fig-alt="{alt}"}}]({name})' for name,label,cap,alt,_ in highlights(pages)]
-    return '\n\n'.join(['<!-- highlights -->', f'::: {{layout-ncol={len(figs)}}}', *figs, ':::'])
+    return '\n\n'.join(['<!-- highlights -->', f'::: {{.column-page layout-ncol={len(figs)}}}', *figs, ':::'])
 
 def mix(a, b, t):
     "The colour `a` with a share `t` of `b`"
@@ -115,13 +115,16 @@ def theme(root, dark):
     src = (Path(root)/'course_lib/plot.py').read_text(encoding='utf-8')
     paper,ink,_ = re.search(r"^PAPER,INK,WARN = '(.*?)','(.*?)','(.*?)'", src, re.M).groups()
     blue,light,dim = (re.search(rf"\b{k}='(#\w+)'", src)[1] for k in ('batch', 'batch_detached', 'frozen'))
-    links = f'$link-color: {mix(light, "#ffffff", .3)};' if dark else f'$link-color: {blue};'
-    ground = f'$body-bg: {mix(dim, "#000000", .3)};\n$body-color: {paper};' if dark else f'$body-bg: {paper};\n$body-color: {ink};'
+    ground,text = (mix(dim, '#000000', .3), paper) if dark else (paper, ink)
+    link,code = (mix(light, '#ffffff', t) if dark else mix(blue, ink, u) for t,u in ((.3, 0), (.6, .5)))
     return f"""/*-- scss:defaults --*/
 // {MADE}
 $primary: {blue};
-{ground}
-{links}
+$body-bg: {ground};
+$body-color: {text};
+$link-color: {link};
+$code-color: {code};
+$code-bg: {mix(ground, text, .07)};
 /*-- scss:rules --*/
 // figures keep their own paper, so their colours mean the same in both themes
 .cell-output-display img, .quarto-figure img {{ background: {paper}; border-radius: .4rem; }}
@@ -129,14 +132,20 @@ $primary: {blue};
 table {{ display: block; max-width: 100%; overflow-x: auto; }}
 .math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
 pre code, td code {{ overflow-wrap: anywhere; }}
+@media (max-width: 575.98px) {{ main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }} }}
 """
 
 def minutes(page):
     "Minutes that a page takes to read: 200 words of prose, 20 lines of code or two figures a minute; in fives"
-    words = len(re.sub(r'\$\$.*?\$\$|\$[^$\n]+\$|\S{60,}', ' x ', page.md, flags=re.S).split())
     lines = sum(len(c['source'].splitlines()) for c in page.code)
     figures = sum('fig-cap:' in c['source'] for c in page.code)
-    return max(5, 5*round((words/200 + lines/20 + figures/2)/5))
+    return minutes_of(page.md, lines/20 + figures/2)
+
+def minutes_of(text, more=0):
+    "Minutes that a text in Markdown takes, and `more`; in fives"
+    text = re.sub(r'```\{=html\}.*?```', '', text, flags=re.S)
+    words = len(re.sub(r'\$\$.*?\$\$|\$[^$\n]+\$|\S{60,}', ' x ', text, flags=re.S).split())
+    return max(5, 5*round((words/200 + more)/5))
 
 def builds_on(pages):
     "{lesson: lessons whose modules it imports, without those that another of them builds on}"

@@ -227,15 +227,20 @@ def rule_index(root=ROOT):
     for c in Page(Path(root)/'nbs/index.ipynb', root).cells:
         for head,make in CELLS.items():
             if c['source'].startswith(head) and c['source'] != make(root, pages): yield f'index.ipynb: the cell {head} is stale (run `python tests/lint.py --fix`)'
+        for v in re.findall(r'Python (\d\.\d+) or newer', c['source']):
+            if v != settings(root)['min_python']: yield f"index.ipynb: Python {v} or newer, but settings.ini says {settings(root)['min_python']}"
     if (Path(root)/'nbs'/HIGHLIGHTS[0][0]).exists():
         for _,label in HIGHLIGHTS:
             if label not in {h[1] for h in highlights(pages)}: yield f'tests/derived.py: no saved figure {label} to introduce the course with'
 
 def rule_derived(root=ROOT):
     "Sidebar, API page, themes, llms.txt and citation file are what the pages, the library and settings.ini yield"
-    for f,made in derived(root, pages_of(root), settings(root)):
+    made = dict(derived(root, pages_of(root), settings(root)))
+    for f,text in made.items():
         q = Path(root)/f
-        if not q.exists() or q.read_bytes() != made: yield f'{f} is stale (run `python tests/lint.py --fix`)'
+        if not q.exists() or q.read_bytes() != text: yield f'{f} is stale (run `python tests/lint.py --fix`)'
+    for q in (Path(root)/'nbs/images').glob('fig-*.png'):
+        if f'nbs/images/{q.name}' not in made: yield f'nbs/images/{q.name} introduces the course no more: remove it'
 
 
 def pages_of(root=ROOT):

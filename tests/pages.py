@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import mistune, yaml
 import lint as L
-from derived import APART, minutes, parts, part_of, site_pages
+from derived import APART, minutes, minutes_of, part_of, site_pages
 
 BUILD = 'from nbdev.quarto import refresh_quarto_yml\nfrom nbdev.serve import proc_nbs\n' \
         'if __name__=="__main__": refresh_quarto_yml(); print(proc_nbs(n_workers=2, force=True))'
@@ -47,7 +47,11 @@ def finish(proc, root=L.ROOT):
         whole = anchor.split('.')[0]
         return m[0].replace('#'+anchor, '#'+whole) if whole in known else name
     for p in built:
-        if not p.nb: continue
+        if not p.nb:   # a page without code: its minutes, too, where a page of a part has them
+            if part_of(p.name) not in (None, 'API'):
+                front,text = re.match(r'(---\n.*?\n---\n)(.*)', p.path.read_text(encoding='utf-8'), re.S).groups()
+                p.path.write_text(f'{front}\nAbout {minutes_of(text)} minutes to read.\n{text}', encoding='utf-8')
+            continue
         for c in p.nb['cells']:
             for o in c.get('outputs', []) if c.get('has_sd') else ():
                 for k,v in o.get('data', {}).items(): o['data'][k] = OBJECT.sub(lambda m: m[1] or m[2], ''.join(v))
@@ -58,7 +62,7 @@ def finish(proc, root=L.ROOT):
             if c['cell_type']=='markdown':   # a name that the author linked himself keeps his link
                 c['source'] = re.sub(rf'\[\[(`[^`]+`)\]\({base}[^)]*\)\]', r'[\1]', c['source'])
                 c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w.-]+)#([\w.]+)\)', link, c['source'])
-        if p.name in pages and pages[p.name].is_lesson:
+        if p.name in pages and (pages[p.name].is_lesson or pages[p.name].is_exercise):
             badge,_ = L.colab_parts(p.name, cfg)
             head = dict(cell_type='markdown', id='head', metadata={}, source=f'{badge} About {minutes(pages[p.name])} minutes to read.')
             p.nb['cells'].insert(1, head)
@@ -268,11 +272,12 @@ def check_html(site, root=L.ROOT):
     pages = {n: Html(t) for n,t in texts.items()}
     if not pages: yield 'the site has no page'
     for n,h in pages.items():
-        if m := re.search(r'quarto-unresolved-ref|<strong>[\w:-]+\?</strong>', texts[n]): yield f'{n}: not resolved: {m[0]}'
+        if m := re.search(r'class="quarto-unresolved-ref|data-cites="[^>]*>[^<]*<strong>[\w:-]+\?</strong>', texts[n]): yield f'{n}: not resolved: {m[0]}'
         for url,alt in h.images:
             if not alt.strip(): yield f'{n}: image {url[:80]} without alt text'
         for url in [*h.links, *(u for u,_ in h.images)]:
             url = url.replace(cfg['doc_host'] + cfg['doc_baseurl'], '/')
+            if url.startswith(cfg['doc_baseurl']): url = '/' + url.removeprefix(cfg['doc_baseurl'])   # so Quarto writes the links of the 404 page
             u = urlsplit(url)
             if u.scheme or u.netloc or not (u.path or u.fragment): continue
             q = (site if u.path.startswith('/') else (site/n).parent)/unquote(u.path).lstrip('/') if u.path else site/n

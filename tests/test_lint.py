@@ -83,6 +83,14 @@ def test_stale_readme(root):
     (root/'README.md').write_text('old')
     assert any('README.md differs' in m for m in L.lint(root))
 
+def test_landing_page_knows_nothing_by_itself(root):
+    p = root/'nbs/index.ipynb'
+    p.write_text(p.read_text().replace('# Home', 'Python 3.1 or newer'))
+    (root/'nbs/images').mkdir(exist_ok=True)
+    (root/'nbs/images/fig-old.png').write_bytes(b'')
+    msgs = list(L.lint(root))
+    assert any('Python 3.1 or newer, but' in m for m in msgs) and any('fig-old.png introduces' in m for m in msgs), msgs
+
 def test_fix_writes_the_badge(root):
     p = root/'nbs/00_a.ipynb'
     p.write_text(p.read_text().replace('open in colab', '').replace('[![Open', '[![Shut'))

@@ -15,11 +15,11 @@ def test_site(proc):
     assert list(P.check_proc(proc)) == []
 
 def test_head_of_a_lesson(proc):
-    "Badge and minutes, which nbdev drops with the title, stand on the built page"
+    "Badge and minutes, which nbdev drops with the title, stand on the built page, on exercises too"
     for p in P.read_pages(proc):
-        if p.nb and re.match(r'\d\d', p.name):
+        if D.part_of(p.name) not in (None, 'API'):
             text = '\n'.join(c['source'] for c in p.cells[:3])
-            assert 'colab-badge' in text and re.search(r'About \d+ minutes', text), p.name
+            assert re.search(r'About \d+ minutes', text) and ('colab-badge' in text or not p.nb), p.name
 
 def test_star_of_a_shape(proc):
     "A docstring that names a shape (N, C, *) stays in italics to its end"
@@ -115,7 +115,8 @@ def test_new_page_takes_its_place(tmp_path):
     ('<a href="b.html">b</a><img src="x.png" alt="x"><h2 id="top2"></h2><a href="#top2">t</a>', None),
     ('<a href="c.html">c</a>', 'broken link c.html'), ('<a href="b.html#none">b</a>', 'no anchor b.html#none'), ('<img src="x.png">', 'without alt'),
     ('<img src="y.png" alt="y">', 'broken link y.png'), ('<span class="quarto-unresolved-ref">fig-x</span>', 'not resolved'),
-    ('(<strong>ioffe2015?</strong>)', 'not resolved')])
+    ('<span class="citation"\ndata-cites="ioffe2015">(<strong>ioffe2015?</strong>)</span>', 'not resolved'), ('<strong>Why?</strong>', None),
+    (f'<a href="{L.settings()["doc_baseurl"]}b.html#p">as on the page that is not found</a>', None), (f'<a href="{L.settings()["doc_baseurl"]}c.html">c</a>', 'broken link /c.html')])
 def test_html(tmp_path, html, said):
     (tmp_path/'a.html').write_text(html); (tmp_path/'b.html').write_text('<p id="p">b</p>'); (tmp_path/'x.png').write_bytes(b'')
     msgs = list(P.check_html(tmp_path))
@@ -127,10 +128,10 @@ def test_anchor_is_pandocs(text, anchor): assert P.auto_id(text)==anchor
 
 @pytest.mark.parametrize('dark', [False, True])
 def test_theme_contrast(dark):
-    "Text and links on the page: 4.5 to 1 (WCAG 2.1, 1.4.3); white on the bar, too"
+    "Text, links and code on the page: 4.5 to 1 (WCAG 2.1, 1.4.3); white on the bar, too"
     from course_lib.plot import contrast
     c = dict(re.findall(r'\$([\w-]+): (#\w{6});', D.theme(L.ROOT, dark)))
-    assert min(contrast(c['body-color'], c['body-bg']), contrast(c['link-color'], c['body-bg']), contrast('#ffffff', c['primary']))>=4.5
+    assert min(contrast(c['body-color'], c['body-bg']), contrast(c['link-color'], c['body-bg']), contrast(c['code-color'], c['code-bg']), contrast(c['link-color'], c['code-bg']), contrast('#ffffff', c['primary']))>=4.5
 
 def test_social_card():
     "Made by tests/make_card.py for the title that settings.ini has"
