@@ -89,6 +89,12 @@ def test_shortest_runs(tmp_path):
     "One step an epoch, with each schedule"
     for sched in SCHEDS: assert len(train_run(TrainConfig(bs=6000, epochs=1, sched=sched), tmp_path/sched, 'cpu'))==1
 
+def test_stopped_by_hand_says_how_to_go_on(tmp_path, monkeypatch):
+    def stopped(*a): raise KeyboardInterrupt
+    monkeypatch.setattr('course_lib.train.train_run', stopped)
+    with pytest.raises(SystemExit, match='stopped; go on with --resume --out .*run') as e: course_train(out=str(tmp_path/'run'))
+    assert '\n' not in str(e.value)
+
 def test_bar_on_a_terminal(tmp_path):
     "A tqdm bar with speed and time left; the rows scroll above it"
     pty = pytest.importorskip('pty')
