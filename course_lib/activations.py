@@ -255,8 +255,7 @@ def color_dim(self:ActivationStats,
         im = torch.cat([strip(0), gap, h[1:-2], gap, strip(-2)]).log1p()
         ax.imshow(im.where(im>0, torch.nan), origin='lower', aspect='auto', cmap='viridis', interpolation='nearest')
         for t in h[-1].nonzero().flatten().tolist(): ax.axvspan(t-.5, t+.5, .97, 1, color=WARN, lw=0)
-        ends = [1, 5, 4.5+self.bins/2, 4+self.bins, 8+self.bins]
-        ax.set_yticks(ends, [f'< {-self.lim:g}', f'{-self.lim:g}', '0', f'{self.lim:g}', f'> {self.lim:g}'], fontsize=7)
+        ax.set_yticks([1, 4.5+self.bins/2, 8+self.bins], [f'< {-self.lim:g}', '0', f'> {self.lim:g}'], fontsize=8)
         ax.set(title=f'{type(o.m).__name__} {o.name}', xlabel='step')
         ax.grid(False)
     return axs
@@ -286,7 +285,7 @@ def plot_stats(self:ActivationStats,
         ys = to_cpu(torch.stack(self.updates)).T
         _stat_curves(axs[-1], [range(ys.shape[1])]*len(ys), ys, [k.removesuffix('.weight') for k in self.update_names],
                      depth_colors(len(ys)), 'update / weights', yscale='log')
-        axs[-1].legend(title='weights', fontsize=8)
+        axs[-1].legend(title='weights', fontsize=8, ncols=2, loc='lower right')
     return axs
 
 # %% ../nbs/05_activations.ipynb #0ddcf4d8

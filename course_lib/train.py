@@ -65,8 +65,9 @@ class TrainConfig:
         check_choice('loader', self.loader, ['memory', 'stream'])
         norm_factory(self.norm)
         for k in ('bs', 'epochs', 'lr'):
-            if not getattr(self, k)>0: raise ValueError(f'{k} must be positive, not {getattr(self, k)}')
+            if not 0<getattr(self, k)<float('inf'): raise ValueError(f'{k} must be positive and finite, not {getattr(self, k)}')
         if not 0<=self.momentum<1: raise ValueError(f'momentum must be at least 0 and below 1, not {self.momentum}')
+        if not 0<=self.seed<2**32: raise ValueError(f'seed must be at least 0 and below 2**32, not {self.seed}')
 
 # %% ../nbs/21_train.ipynb #dfc57b11
 def normalize_cb(
@@ -190,8 +191,8 @@ def claim_folder(
     if not out.is_dir() or not any(out.iterdir()): return out.mkdir(parents=True, exist_ok=True)
     if not cfg_file.is_file(): raise ValueError(f'{out} holds files of something else; give another folder with --out')
     if not resume: raise ValueError(f'{out} holds another run; give another folder with --out, or --resume to go on with it')
-    try: old = json.loads(cfg_file.read_text(encoding='utf-8'))
-    except ValueError: raise ValueError(f'{cfg_file} cannot be read; give another folder with --out') from None
+    try: old = dict(json.loads(cfg_file.read_text(encoding='utf-8')))
+    except (ValueError, TypeError): raise ValueError(f'{cfg_file} cannot be read; give another folder with --out') from None
     diff = [f'{k} is {old.get(k)!r} there, {v!r} here' for k,v in asdict(cfg).items() if old.get(k)!=v]
     if diff: raise ValueError(f"{out} holds a run of another configuration: {'; '.join(diff)}")
 
@@ -199,9 +200,9 @@ def claim_folder(
 def check_device(
     name, # anything `torch.device` takes, or None
 )->str:   # the name of a device that works here
-    "Raise `ValueError` unless a tensor can live on the device."
+    "Raise `ValueError` unless numbers can be put on the device and read back (on PyTorch's `meta` they cannot)."
     if name is None: return def_device
-    try: torch.empty(1, device=name)
+    try: torch.zeros(1, device=name).item()
     except Exception: raise ValueError(f'device {name!r} cannot be used here; this machine has {def_device!r}') from None
     return name
 
@@ -263,10 +264,10 @@ def course_train(
     compile:bool=False,          # compile the model with torch.compile
 ):
     "Train a small network on real images and show what happened."
+    folder = out or default_folder()
     try:
         if resume and not out: raise ValueError('--resume needs --out, the folder of the run to go on with')
         cfg = TrainConfig(dataset, norm, bs, epochs, lr, momentum, sched, seed, loader, amp, compile)
-        folder = out or default_folder()
         rows = train_run(cfg, folder, device, resume)
     except (ValueError, OSError, DatasetError, FloatingPointError) as e: sys.exit(f'course_train: {e}')
     except KeyboardInterrupt: sys.exit(f'course_train: stopped; go on with --resume --out {folder} and the same options')

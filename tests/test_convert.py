@@ -31,8 +31,9 @@ def outputs(y):
     return [t for o in (y.values() if isinstance(y, dict) else y) if o is not None for t in outputs(o)]
 
 def skeleton(model):
-    "Everything but the norms: names, classes, parameters and buffers, in order"
-    kept = [(n, type(m)) for n,m in model.named_modules() if C.norm_kind(m) is None and not isinstance(m, nn.Identity)]
+    "Everything but the norms: names, classes, settings, modes, `requires_grad`, parameters and buffers, in order"
+    kept = [(n, type(m), m.extra_repr(), m.training, [p.requires_grad for p in m.parameters(recurse=False)])
+            for n,m in model.named_modules() if C.norm_kind(m) is None and not isinstance(m, nn.Identity)]
     inside = {f'{n}.' for n,m in model.named_modules() if C.norm_kind(m) or isinstance(m, nn.Identity)}
     tensors = {k:v for k,v in model.state_dict().items() if not any(k.startswith(o) for o in inside)}
     return kept, tensors
@@ -57,13 +58,30 @@ def test_nothing_but_the_norms_changes(case, to):
     assert all(torch.equal(before[k], v) for k,v in model.state_dict().items())   # the original is untouched
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in new.parameters()}
     if to=='instance': new.eval()
-    try: out = outputs(new(x))
-    except ValueError as e:   # instance norm refuses a 1x1 map, as PyTorch's does
-        assert to=='instance' and 'more than 1 spatial element' in str(e)
+    if to=='instance' and name=='deeplabv3_resnet50':   # it normalizes a 1x1 map, which instance norm refuses, as PyTorch's does
+        with pytest.raises(ValueError, match='more than 1 spatial element'): new(x)
         return
-    loss = sum(y.square().mean() for y in out)
-    loss.backward()
-    assert all(p.grad is not None for n,p in new.named_parameters() if p.requires_grad and 'aux' not in n)
+    out = outputs(new(x))
+    sum(y.square().mean() for y in out).backward()
+    for n,p in new.named_parameters():
+        if p.requires_grad and 'aux' not in n: assert p.grad is not None and p.grad.isfinite().all(), n
+    if to not in ('group','layer','instance'): return
+    theirs = C.convert_norms(model, to, kinds, library='torch').eval()   # PyTorch's classes compute the same
+    assert_same_but_norms(model.eval(), theirs)
+    model.train()
+    with torch.no_grad():
+        for a,b in zip(outputs(new.eval()(x)), outputs(theirs(x))): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3*b.abs().max().item())
+
+def test_in_place_changes_the_norms_only(case):
+    "Not even copies: every other module and parameter is the same object, under the same name"
+    name,model,x = case
+    kinds = 'layer' if name=='vit' else 'batch'
+    twin = copy.deepcopy(model)
+    before = {n:m for n,m in twin.named_modules() if C.norm_kind(m)!=kinds},{n:p for m_n,m in twin.named_modules() if C.norm_kind(m)!=kinds for n,p in m.named_parameters(m_n, recurse=False)}
+    assert C.convert_norms(twin, 'rms', kinds, library='course', inplace=True) is twin
+    after = dict(twin.named_modules()),dict(twin.named_parameters())
+    for old,new in zip(before, after): assert all(new[n] is o for n,o in old.items())
+    assert {C.norm_kind(m) for m in C.norm_layers(twin).values()}=={'rms'}
 
 def test_round_trip_is_exact(case):
     name,model,x = case
@@ -121,6 +139,23 @@ def test_groups():
 def test_bad_input(call, said):
     with pytest.raises(ValueError, match=said): call()
 
+@pytest.mark.parametrize('call, error', [
+    (lambda m: C.convert_norms(m, 'group', num_groups=5, inplace=True), ValueError), (lambda m: C.convert_norms(m, 'layer', 'rms', inplace=True), ValueError),
+    (lambda m: C.convert_norms(m, 'no', inplace=True), ValueError), (lambda m: C.fold_norms(C.convert_norms(m, 'group', num_groups=2)), ValueError),
+    (lambda m: C.freeze_norms(m, ['layer'], affine=True), ValueError), (lambda m: C.norm_report(m, dict(image=X)), TypeError),
+    (lambda m: C.norm_report(m, X[:,:,:5]), RuntimeError), (lambda m: C.recalibrate(m, [], progress=False), ValueError)])
+def test_what_is_refused_leaves_the_model_as_it_was(call, error):
+    m = net()
+    m(X)
+    m[4].eval()
+    def look(): return [(n, id(o), o.training, len(o._forward_pre_hooks)) for n,o in m.named_modules()],[(id(p), p.requires_grad) for p in m.parameters()]
+    before,values = look(),{k:v.clone() for k,v in m.state_dict().items()}
+    with pytest.raises(error): call(m)
+    assert look()==before and all(torch.equal(v, m.state_dict()[k]) for k,v in values.items())
+
+def test_lazy_norms_are_named():
+    with pytest.raises(ValueError, match='none at all; 0 is lazy: pass a batch'): C.convert_norms(nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d()), 'group')
+
 def test_freezing():
     m = net()
     m(X)
@@ -149,6 +184,18 @@ def test_recalibration_equals_one_pass():
     done = C.recalibrate(m, [(t, None) for t in data], progress=False)
     assert done==[m[1],m[4],m[8]] and m.training and not m[2].training
     for k,v in want.items(): torch.testing.assert_close(m.state_dict()[k], v, rtol=1e-9, atol=1e-12)
+
+@pytest.mark.parametrize('progress', [True, False])
+def test_recalibration_shows_its_progress(progress, capsys):
+    C.recalibrate(net(), [X], progress=progress)
+    assert ('recalibrate' in capsys.readouterr().err)==progress
+
+def test_recalibration_from_a_loader_of_float32_against_float64():
+    "Batches of any sizes from a shuffling `DataLoader`; the reference is one pass in float64 over all of it"
+    m,data = net(),torch.randn(70, 1, 6, 6, generator=torch.Generator().manual_seed(2))*3+1
+    want = as_one_batch(m, [data])
+    C.recalibrate(m, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data, torch.zeros(70)), 16, shuffle=True), progress=False)
+    for k,v in want.items(): torch.testing.assert_close(m.state_dict()[k].double(), v, rtol=1e-5, atol=1e-6)
 
 def test_recalibration_of_a_residual_net():
     torch.manual_seed(0)
@@ -180,6 +227,8 @@ def test_folding(name, library):
         f = C.fold_norms(m, strict=name!='googlenet')   # googlenet's auxiliary heads do not run in evaluation
         want = copy.deepcopy(m).double()(x.double())
         assert ((f(x)-want).abs().max()/want.abs().max())<1e-5
+        f64 = C.fold_norms(copy.deepcopy(m).double(), strict=name!='googlenet')
+        assert ((f64(x.double())-want).abs().max()/want.abs().max())<1e-12
     assert not any(C.norm_kind(o)=='batch' for n,o in f.named_modules() if 'aux' not in n)
 
 def test_folding_linear_transposed_and_bias():

@@ -1,5 +1,5 @@
 "What does not belong on the page of lesson 03: terminals, pipes and notebooks, and every way out of a fit."
-import io, itertools, os, sys
+import copy, io, itertools, os, sys
 from types import SimpleNamespace
 
 os.environ.setdefault('IN_TEST', '1')
@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import course_lib.learner as L
 from course_lib.learner import (BatchTransformCB, Callback, CancelBatchException, CancelEpochException, CancelFitException,
                                 DeviceCB, Learner, MetricsCB, MomentumLearner, NaNGuardCB, ProgressCB, SingleBatchCB, TrainCB)
+from course_lib.training import lr_find
 
 EVENTS = ['before_fit', 'before_epoch', 'before_batch', 'after_predict', 'after_loss', 'after_backward', 'after_step',
           'after_batch', 'after_epoch', 'after_fit']
@@ -109,6 +110,17 @@ def test_momentum():
     a.fit(1)
     g = a.opt.param_groups[0]
     assert (g['momentum'], g['weight_decay'], g['dampening'], g['nesterov']) == (.7, 0, 0, False)
+
+
+def test_lr_find_leaves_model_and_optimizer_as_they_were():
+    learn = MomentumLearner(net(), data((4,)*12), lr=.1)
+    learn.fit(2)
+    opt, state = learn.opt, lambda: copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict()['state']))
+    before, groups = state(), copy.deepcopy(opt.state_dict()['param_groups'])
+    assert all('momentum_buffer' in o for o in before[1].values())
+    lr_find(learn, plot=False)
+    assert learn.opt is opt and opt.state_dict()['param_groups'] == groups
+    assert_close(state(), before, rtol=0, atol=0)
 
 
 # ---- metrics

@@ -1,10 +1,12 @@
 "course_train as a user meets it: a fresh process, bad options, a folder that is taken, a run that is killed."
-import csv, json, os, signal, subprocess, sys, time
+import csv, json, os, re, shutil, signal, subprocess, sys, time
 import pytest, torch
-from course_lib.train import COLUMNS, TrainConfig, course_train, train_run
+import course_lib.datasets as D
+from course_lib.train import COLUMNS, SCHEDS, TrainConfig, course_train, train_run
 
 ENV = os.environ | dict(COURSE_SAMPLE='1', OMP_NUM_THREADS='1')
 SMALL = ['--bs', '250', '--epochs', '3', '--lr', '0.05', '--device', 'cpu']
+SMALL_KW = dict(bs=250, epochs=3, lr=.05, device='cpu')   # the same as arguments of the function
 
 def command(*args): return [sys.executable, '-m', 'course_lib.train', *SMALL, *map(str, args)]
 def run(*args): return subprocess.run(command(*args), capture_output=True, text=True, env=ENV, timeout=300)
@@ -42,12 +44,83 @@ def test_folder_of_another_run_is_left_alone(whole):
     (dict(norm='bach'), 'batch'), (dict(dataset='cifar'), 'fashion_mnist'), (dict(lr=0.), 'lr must be positive'),
     (dict(bs=-1), 'bs must be positive'), (dict(epochs=0), 'epochs must be positive'), (dict(device='tpu9'), "device 'tpu9' cannot be used"),
     (dict(loader='disk'), 'memory, stream'), (dict(sched='x'), 'onecycle'), (dict(resume=True), '--resume needs --out'),
-    (dict(momentum=1.), 'below 1')])
+    (dict(momentum=1.), 'below 1'), (dict(lr=float('inf')), 'finite'), (dict(lr=float('nan')), 'finite'), (dict(bs=0), 'bs must be positive'),
+    (dict(device='meta'), "device 'meta' cannot be used"), (dict(seed=-1), 'seed must be at least 0'), (dict(seed=2**32), 'below 2**32')])
 def test_bad_options(kw, said, tmp_path):
     out = tmp_path/'run'
     with pytest.raises(SystemExit) as e: course_train(**{'out': None if 'resume' in kw else str(out), **kw})
     assert said in str(e.value) and '\n' not in str(e.value)
     assert not out.exists()
+
+def test_bad_option_as_a_user_sees_it(tmp_path):
+    "One line on stderr, nothing on stdout, a non-zero exit, no folder"
+    res = run('--out', tmp_path/'run', '--norm', 'bach')
+    assert res.returncode!=0 and res.stdout=='' and not (tmp_path/'run').exists()
+    assert res.stderr.startswith('course_train: ') and len(res.stderr.splitlines())==1, res.stderr
+
+@pytest.mark.parametrize('content', ['[1]', '[]', '"a"', '{', ''])
+def test_configuration_that_cannot_be_read(content, tmp_path):
+    (tmp_path/'config.json').write_text(content)
+    with pytest.raises(SystemExit, match='cannot be read|another configuration') as e: course_train(out=str(tmp_path), resume=True, device='cpu')
+    assert '\n' not in str(e.value) and [f.name for f in tmp_path.iterdir()]==['config.json'] and (tmp_path/'config.json').read_text()==content
+
+def test_damaged_checkpoint_is_one_line_and_kept(whole, tmp_path):
+    out = tmp_path/'run'
+    shutil.copytree(whole[0], out)
+    (out/'checkpoint.pt').write_bytes((out/'checkpoint.pt').read_bytes()[:1000])
+    before = {f.name:f.read_bytes() for f in out.iterdir()}
+    with pytest.raises(SystemExit, match='damaged') as e: course_train(**SMALL_KW, out=str(out), resume=True)
+    assert '\n' not in str(e.value)
+    assert before=={f.name:f.read_bytes() for f in out.iterdir()}
+
+def test_finished_run_is_resumed_without_a_step(whole, tmp_path, capsys):
+    out = tmp_path/'run'
+    shutil.copytree(whole[0], out)
+    before = (out/'history.csv').read_bytes()
+    course_train(**SMALL_KW, out=str(out), resume=True)
+    assert 'after 3 epochs' in capsys.readouterr().out and before==(out/'history.csv').read_bytes()
+
+def test_fit_that_blows_up_is_one_line(tmp_path):
+    with pytest.raises(SystemExit, match='loss is') as e:
+        course_train(**SMALL_KW | dict(norm='none', lr=1e9, sched='constant'), out=str(tmp_path/'run'))
+    assert '\n' not in str(e.value)
+
+def test_shortest_runs(tmp_path):
+    "One step an epoch, with each schedule"
+    for sched in SCHEDS: assert len(train_run(TrainConfig(bs=6000, epochs=1, sched=sched), tmp_path/sched, 'cpu'))==1
+
+def test_stopped_by_hand_says_how_to_go_on(tmp_path, monkeypatch):
+    def stopped(*a): raise KeyboardInterrupt
+    monkeypatch.setattr('course_lib.train.train_run', stopped)
+    with pytest.raises(SystemExit, match='stopped; go on with --resume --out .*run') as e: course_train(out=str(tmp_path/'run'))
+    assert '\n' not in str(e.value)
+
+def test_bar_on_a_terminal(tmp_path):
+    "A tqdm bar with speed and time left; the rows scroll above it"
+    pty = pytest.importorskip('pty')
+    ours,theirs = pty.openpty()
+    p = subprocess.Popen(command('--out', tmp_path/'run', '--epochs', '1'), stdout=theirs, stderr=theirs, env=ENV|dict(COLUMNS='100'))
+    os.close(theirs)
+    text = b''
+    while True:
+        try: new = os.read(ours, 10000)
+        except OSError: break   # the other end is closed
+        if not new: break
+        text += new
+    os.close(ours)
+    assert p.wait()==0
+    text = text.decode()
+    assert re.search(r'\d+%.*\d+/\d+ \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(batch/s|s/batch)\]', text), text[-2000:]
+    assert 'train_loss' in text and 'valid accuracy' in text
+
+def test_without_network_it_trains_on_the_sample_and_says_so(tmp_path, monkeypatch, capsys):
+    def no_network(*a, **k): raise OSError('Name or service not known')
+    for k in ('COURSE_SAMPLE', 'COURSE_DATA', 'IN_TEST'): monkeypatch.delenv(k, raising=False)
+    for k,v in dict(DEBIAN=tmp_path/'none', _told=set()).items(): monkeypatch.setattr(D, k, v)
+    monkeypatch.setattr('huggingface_hub.HfApi.dataset_info', no_network)
+    monkeypatch.setattr('datasets.load_dataset', no_network)
+    with pytest.warns(UserWarning, match='ONLY A SAMPLE of 6,000'): course_train(bs=1000, epochs=1, device='cpu', out=str(tmp_path/'run'))
+    assert '6 steps an epoch' in (out := capsys.readouterr().out) and 'valid accuracy' in out
 
 def test_file_in_place_of_a_folder(tmp_path):
     (tmp_path/'f').write_text('mine')

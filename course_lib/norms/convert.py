@@ -57,6 +57,8 @@ def norm_layers(
     res = {n:m for n,m in found.items() if norm_kind(m) in wanted}
     if not res:
         has = ', '.join(f'{n} {k}' for k,n in Counter(map(norm_kind, found.values())).items()) or 'none at all'
+        lazy = [n for n,m in model.named_modules() if isinstance(m, nn.modules.lazy.LazyModuleMixin)]
+        if lazy: has += f'; {lazy[0]} is lazy: pass a batch through the model in eval mode first'
         raise ValueError(f"{type(model).__name__} has no norm{' of kind '+', '.join(wanted) if kinds else ''}; it has {has}")
     return res
 
