@@ -208,7 +208,7 @@ def layer_steps(
     (rank,n),res = rank_and_size(),{}
     for name,layer in layers.items():
         layer = copy.deepcopy(layer)
-        net = DistributedDataParallel(layer) if n>1 else layer
+        net = DistributedDataParallel(layer) if n>1 and list(layer.parameters()) else layer
         out = res[name] = dict(y=[], dx=[])
         with count_messages() as counts:
             for x,g in (shards[rank] for shards in steps):
