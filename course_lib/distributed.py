@@ -49,7 +49,7 @@ def combine_stats(
     m = (n*mean).sum(0)/total
     return total, m, (n*(var+(mean-m)**2)).sum(0)/total
 
-# %% ../nbs/19_distributed.ipynb #139b88a7
+# %% ../nbs/19_distributed.ipynb #a7678b83
 class SyncNormalizeFunction(Function):
     "`NormalizeFunction` over the values of all processes. Gives the result; count, mean and biased variance of all values."
     @staticmethod
@@ -73,15 +73,14 @@ class SyncNormalizeFunction(Function):
         xhat,weight,n,rstd = ctx.saved_tensors
         dims,view = (0,*range(2,g.ndim)),lambda t: t.view(-1, *[1]*(g.ndim-2))
         mine = torch.cat([g.sum(dims), (g*xhat).sum(dims)])
-        everyone = mine.clone()
-        dist.all_reduce(everyone, group=ctx.group)
+        dist.all_reduce(everyone := mine.clone(), group=ctx.group)
         s1,s2 = everyone.chunk(2)
         scale = rstd if weight is None else rstd*weight
         gx = view(scale)*(g - view(s1/n) - xhat*view(s2/n))
         gbias,gweight = mine.chunk(2)
         return gx, None if weight is None else gweight, gbias if ctx.has_bias else None, None, None
 
-# %% ../nbs/19_distributed.ipynb #f9ad31f6
+# %% ../nbs/19_distributed.ipynb #4aa29fa2
 def rank_and_size(
     group=None, # process group; None: the one of all processes
 )->tuple:       # number of this process from 0, and how many there are; (0, 1) without a group
@@ -89,6 +88,7 @@ def rank_and_size(
     if not (dist.is_available() and dist.is_initialized()): return 0,1
     return dist.get_rank(group),dist.get_world_size(group)
 
+# %% ../nbs/19_distributed.ipynb #6d1f3e35
 class SyncBatchNorm(BatchNorm):
     "Batch norm over the batches of all processes (Peng et al. 2018, section 3.3); the arguments of `nn.SyncBatchNorm`, on any device."
     def __init__(self,
@@ -199,7 +199,7 @@ def count_messages():
     try: yield counts
     finally: dist.all_gather,dist.all_reduce = kept
 
-# %% ../nbs/19_distributed.ipynb #81adfc2f
+# %% ../nbs/19_distributed.ipynb #7a09680a
 def layer_steps(
     layers:dict, # name -> layer, not changed
     steps:list,  # of each step, its shards: pairs (input, gradient by the output), one a process
