@@ -281,7 +281,6 @@ def shard_loader(
     res = copy.copy(loader)
     res.sampler = sampler
     return res
-
 class DistributedCB(TrainCB):
     "Train as one of several processes, with the gradient of the whole batch. Raises `RuntimeError` without a process group."
     order = -15  # after `DeviceCB`: the model is on its device when it is wrapped
