@@ -781,7 +781,7 @@ EXERCISES |= dict(
         most=(48, [(4, 'that is the least: instance norm, one channel a group'), (12, 'the four pixels count, too'), (192, 'the images of a batch are not shared')])),
     memory=numbers('runningbatchnorm', 'memory and share', 'memory',
         momentum=(.01, [(.02, 'the share is taken for each image, not for each batch of two'), (.1, 'that is a memory of ten images'), (.99, 'momentum is what each new image takes from the older ones')]),
-        share=(.001, [(.002, 'the newest batch counts, and so do its two images: 2 of 2,000'), (.0005, 'the batch has two images'), (1., 'without forgetting the count grows with every image'), (0., 'momentum=0 forgets nothing, but each image still counts')])),
+        share=(.001, [(.002, 'the newest batch counts, and so do its two images: 2 of 2,000'), (.0005, 'the batch has two images'), (1., 'without forgetting the count grows with every image')])),
     equal_weight=number('pytorch_semantics', 'one momentum for two batch sizes', 'gap', 1-.9**(1/32), [
         (.1/32, 'nearly: the old statistics are multiplied once a batch, so it is a root, not a quotient'), (.9**(1/32), 'this is the weight of the old statistics'), (.1, 'then 32 batches of two weigh 32 times as much as one of 64'), (1-.9**32, 'the small batches need the smaller momentum')], .002),
     few_values=numbers('small_batches', 'eight values, and three', 'few',
