@@ -130,7 +130,7 @@ $code-bg: {mix(ground, text, .07)};
 .cell-output-display img, .quarto-figure img {{ background: {paper}; border-radius: .4rem; }}
 // on a phone, tables, printed tables and equations scroll by themselves and long names break
 table {{ display: block; max-width: 100%; overflow-x: auto; }}
-div.cell-output pre, div.cell-output pre code {{ white-space: pre; overflow-x: auto; }}
+div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{ white-space: pre; overflow-x: auto; }}
 .math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
 pre code, td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
 @media (max-width: 575.98px) {{ main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }} }}
