@@ -103,8 +103,7 @@ class NormalizeFunction(Function):
         if bias is not None: y.add_(view(bias))
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.args = num_groups,dims,eps,bias is not None
-        ctx.mark_non_differentiable(mean, var)
-        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(mean, var); ctx.set_materialize_grads(False)
         return y,mean,var
 
     @staticmethod
@@ -119,8 +118,7 @@ class NormalizeFunction(Function):
         a = (s2*scale).sum_to_size(mean.shape)*rstd
         b = torch.addcmul((s1*scale).sum_to_size(mean.shape), a, mean, value=-1)
         gx = (g*scale).addcmul_(xg, a, value=-mean.numel()/x.numel()).add_(b, alpha=-mean.numel()/x.numel())
-        gweight,gbias = (s.sum(0).flatten() if on else None for s,on in ((s2,weight is not None), (s1,has_bias)))
-        return gx.reshape(x.shape),gweight,gbias,None,None,None
+        return gx.reshape(x.shape),*(s.sum(0).flatten() if on else None for s,on in ((s2,weight is not None), (s1,has_bias))),None,None,None
 
 # %% ../../nbs/11_batchnorm.ipynb #c48ff752
 def normalize(
