@@ -551,16 +551,17 @@ def test_page_as_given(path, monkeypatch, capsys):
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
 def test_explanations_fold(path):
-    "Whatever tells a solution or a result is folded; what a fold tells of a result is asserted in the next cell."
+    "Whatever tells a solution or a result is folded; what a fold tells of a result is asserted at the very end."
     cells = cells_of(path)
-    for (kind,src),(_,after) in zip(cells, [*cells[1:], ('', '')]):
+    for kind,src in cells:
         if kind!='markdown': continue
         assert src.count('<details')==src.count('</details>') and '<details open' not in src
         outside = re.sub(r'<details[\s\S]*?</details>', '', src)
         assert '```' not in outside, outside
         for m in re.finditer(r'<details id="(\w+)-[\s\S]*?</summary>(\n*)', src): assert m[1] in ('hint','solution','seen') and m[2]=='\n\n', m[0]
-        if '<details id="seen-' in src: assert after.startswith('#| hide\n') and 'assert ' in after, after
+        if '<details id="seen-' in src: assert cells[-1][0]=='code' and cells[-1][1].startswith('#| hide\n') and 'assert ' in cells[-1][1]
     text = '\n'.join(s for k,s in cells if k=='code')
+    for l in text.split('\n'): assert len(l)<=96 or l.startswith('#|') or '%pip' in l, l
     asked = [m for m in re.findall(r'^#\| predict\n(?:\w+ = .*\n?)+', text, re.M)]
     assert text.count('#| predict')==len(asked)<=text.count('compare_prediction(')
 
