@@ -1,5 +1,5 @@
 "course_train as a user meets it: a fresh process, bad options, a folder that is taken, a run that is killed."
-import csv, json, os, re, shutil, signal, subprocess, sys, time
+import csv, json, os, re, shutil, signal, struct, subprocess, sys, time
 import pytest, torch
 import course_lib.datasets as D
 from course_lib.train import COLUMNS, SCHEDS, TrainConfig, course_train, train_run
@@ -97,9 +97,10 @@ def test_stopped_by_hand_says_how_to_go_on(tmp_path, monkeypatch):
 
 def test_bar_on_a_terminal(tmp_path):
     "A tqdm bar with speed and time left; the rows scroll above it"
-    pty = pytest.importorskip('pty')
+    pty,fcntl,termios = (pytest.importorskip(o) for o in ('pty', 'fcntl', 'termios'))
     ours,theirs = pty.openpty()
-    p = subprocess.Popen(command('--out', tmp_path/'run', '--epochs', '1'), stdout=theirs, stderr=theirs, env=ENV|dict(COLUMNS='100'))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 120, 0, 0))   # a new terminal has no width
+    p = subprocess.Popen(command('--out', tmp_path/'run', '--epochs', '1'), stdout=theirs, stderr=theirs, env={k:v for k,v in ENV.items() if k!='IN_TEST'})
     os.close(theirs)
     text = b''
     while True:
