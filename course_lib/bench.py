@@ -309,6 +309,7 @@ def plain_epoch(
     model.eval()
     with torch.inference_mode(): return sum(F.cross_entropy(model(x), y) for x,y in dls.valid)
 
+# %% ../nbs/20_performance.ipynb #a1b2c307
 def bench_epochs(
     images:int=6000,      # of Fashion-MNIST, to train on; a sixth of them validates
     batch_size:int=1024,  # images a step
@@ -376,6 +377,7 @@ def needed_imports(
                 if f.exists(): need |= set(needed_imports(f, seen))
     return sorted(o for o in need if o.split('.')[0]!='course_lib')
 
+# %% ../nbs/20_performance.ipynb #a1b2c308
 def bench_imports(
     modules=None,  # names below course_lib; None: all
 )->list:           # module, seconds of torch and what it needs, ratio of the whole to that
@@ -454,8 +456,7 @@ def bench_all(
 )->dict:          # machine, control, rows; and epochs, stack, imports, ceiling, work, sizes, ops, passes unless quick
     "Everything that this page is about, measured in one process, one printed line a layer."
     clock = time.thread_time if torch.get_num_threads()==1 and device=='cpu' else time.perf_counter
-    how = dict(rounds=7, min_time=.003) if quick else dict(rounds=rounds, min_time=.02)
-    how |= dict(device=device, clock=clock)
+    how = dict(rounds=7 if quick else rounds, min_time=.003 if quick else .02, device=device, clock=clock)
     control = bench_control(pairs=12 if quick else 60, device=device, clock=clock)
     res = dict(machine=machine_info(device)|dict(clock=clock.__name__), control=control, rows=[])
     print(BENCH_HEAD)
