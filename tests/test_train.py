@@ -156,3 +156,21 @@ def test_streamed_and_in_memory_train_alike(tmp_path):
         cfg = TrainConfig(bs=500, epochs=1, lr=.05, loader=loader)
         acc.append(train_run(cfg, tmp_path/loader, 'cpu')[-1]['valid_loss'])
     assert acc[0]==pytest.approx(acc[1], rel=1e-3)
+
+def test_amp_and_compile_do_what_they_say(tmp_path, monkeypatch, capsys):
+    "Each says so, the compiler gets the model once, and the run is the same but for rounding"
+    compiled,real = [],torch.compile
+    def compile(f, *args, **kw):
+        compiled.append(f)
+        return real(f, backend='aot_eager')  # traces as any backend does, without waiting for a C++ compiler
+    monkeypatch.setattr(torch, 'compile', compile)
+    kw = dict(bs=3000, epochs=1, lr=.05, device='cpu')
+    losses = {}
+    for name,opts in dict(plain={}, compile=dict(compile=True), amp=dict(amp=True)).items():
+        course_train(**kw, **opts, out=str(tmp_path/name))
+        said = capsys.readouterr().out
+        assert ('compile: ' in said)==('compile' in opts) and ('autocast: ' in said)==('amp' in opts)
+        losses[name] = float(next(csv.DictReader((tmp_path/name/'history.csv').open()))['valid_loss'])
+    assert len(compiled)==1
+    assert losses['compile']==pytest.approx(losses['plain'], rel=1e-4)
+    assert 0<abs(losses['amp']/losses['plain']-1)<.05
