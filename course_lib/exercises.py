@@ -1109,7 +1109,7 @@ class LoweredRelu(nn.Module):
     def forward(self, x): return F.relu(x).sub_(.4)
 
 def still_units(h):
-    "The share of dead units in activations h, shape (examples, units). Dead units of which activation does it see?"
+    "The share of dead units in h, shape (examples, units). Dead units of which activation?"
     return (h.abs()<1e-6).all(0).float().mean()
 
 class ShrinkingBlock(nn.Module):

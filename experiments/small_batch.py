@@ -1,7 +1,7 @@
 """The runs of the lesson on small batches that are not in its grid: python experiments/small_batch.py [sources|leaderboard]
 
-sources: the published settings on MNIST, 10,000 images in batches of 2 at lr .4, and 50,000 in batches of 16 at lr 1 falling to .2.
-leaderboard: one epoch of MNIST. Rows go to nbs/results/16_<what>.jsonl; killed and started again, it goes on.
+sources: the published settings on MNIST, 10,000 images in batches of 2 at lr .4, and 20,000 in batches of 16 at lr 1 falling to .2.
+leaderboard: one epoch of MNIST, two learning rates. Rows go to nbs/results/16_<what>.jsonl; killed and started again, it goes on.
 The grid itself: course_sweep --dataset fashion_mnist --out nbs/results/16_fashion_mnist.jsonl (and mnist).
 """
 import sys
@@ -17,10 +17,11 @@ S0 = dict(dataset='mnist', norm_1x1=True, model='five', n_evals=5)
 GRIDS = dict(
     sources=[RunConfig(norm=n, batch_size=2, lr=.4, seed=s, schedule='constant', samples=10_000, **S0)
              for n in ('batch', 'running_naive', 'running', 'group', 'layer', 'none') for s in range(3)] +
-            [RunConfig(norm=n, batch_size=16, lr=1., seed=s, schedule='fifth', samples=50_000, **S0)
+            [RunConfig(norm=n, batch_size=16, lr=1., seed=s, schedule='fifth', samples=20_000, **S0)
              for n in ('batch', 'running_naive', 'running', 'group') for s in range(3)],
-    leaderboard=[RunConfig('mnist', norm, 64, lr, s, model=model, samples=50_000, schedule='onecycle', n_evals=2, n_valid=1000)
-                 for s in range(3) for model, norm, lr in (('five', 'batch', 1.), ('resnet', 'batch', 1.), ('resnet', 'group', .3))])
+    leaderboard=[RunConfig('mnist', norm, 64, lrs[i], s, model=model, samples=50_000, schedule='onecycle', n_evals=2, n_valid=1000)
+                 for i in range(2) for s in range(3) for model, norm, lrs in
+                 (('five', 'batch', (1., .3)), ('resnet', 'batch', (1., .3)), ('resnet', 'group', (.3, .1)))])
 
 if __name__ == '__main__':
     torch.set_num_threads(1)

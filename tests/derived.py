@@ -64,7 +64,7 @@ def api(root, pages):
     for p in pages:
         rows = list(public(root, p.module)) if p.is_lesson and p.module else []
         if not rows: continue
-        lines += ['', f'## {p.module}', '', f'From [{title_of(root, p.name, pages)[0]}]({p.name}).', '', '| name | what it is |', '|---|---|']
+        lines += ['', f'## {p.module}', '', f'From [{title_of(root, p.name, pages)[0]}]({p.name}).', '', '| name | what it is |', '|---|------|']
         lines += [f'| [{n}]({p.name}#{n.lower()}) | {d.replace("|", chr(92)+"|")} |' for n,d in rows]
     return '\n'.join(lines) + '\n'
 
@@ -128,10 +128,11 @@ $code-bg: {mix(ground, text, .07)};
 /*-- scss:rules --*/
 // figures keep their own paper, so their colours mean the same in both themes
 .cell-output-display img, .quarto-figure img {{ background: {paper}; border-radius: .4rem; }}
-// on a phone, tables and equations scroll by themselves and long names break
+// on a phone, tables, printed tables and equations scroll by themselves and long names break
 table {{ display: block; max-width: 100%; overflow-x: auto; }}
+div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{ white-space: pre; overflow-x: auto; }}
 .math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
-pre code, td code {{ overflow-wrap: anywhere; }}
+pre code, td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
 @media (max-width: 575.98px) {{ main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }} }}
 """
 
@@ -165,7 +166,7 @@ def lesson_tables(root, pages, folder=''):
             if not title or not claim: continue
             needs = ', '.join(f'[{number(o)}]({folder}{o})' for o in on[n])
             rows.append(f'| {number(n)} | [{title}]({folder}{n})<br>{claim} | {minutes(lessons[n])} | {needs} |')
-        if rows: out += ['', f'### {k}', '', '| | lesson | minutes | builds on |', '|---|-----|--|--|', *rows]
+        if rows: out += ['', f'### {k}', '', '| | lesson | minutes | builds on |', '|---|------------------|---|---|', *rows]
     return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
 
 # file: how it is made from (root, pages, settings)

@@ -133,6 +133,15 @@ def rule_results(p, cfg):
         if re.search(r"""['"](nbs/)?results/|Path\(['"]results['"]\)""", c['source']) and 'def read_results' not in c['source']:
             yield f"cell {c['id']}: reads a path below results/: use `read_results` of course_lib.core"
 
+def rule_citations(p, cfg):
+    "A work of references.bib is cited by its key: then the site shows names, year and a link"
+    bib = p.root/'nbs/references.bib'
+    titles = re.findall(r'^@\w+\{(\S+),.*?\btitle=\{(.*?)\}', bib.read_text(encoding='utf-8'), re.M) if bib.exists() else []
+    for item in re.findall(r'^- .*', p.md.partition('## References')[2], re.M):
+        for key, title in titles:
+            t = title.split(':')[0].lower()
+            if len(t) > 12 and t in item.lower() and '@' not in item: yield f'References: cite "{title.split(":")[0]}" as @{key}'
+
 def rule_syntax(p, cfg):
     for c, t in p.trees():
         if isinstance(t, SyntaxError) and not c['source'].startswith('%%'): yield f"cell {c['id']}: {t}"
@@ -182,7 +191,7 @@ def rule_links(p, cfg):
     for link in re.findall(r'\]\((?!https?:|#)([^)#]+)', p.md):
         if not (p.path.parent/link).exists(): yield f'link to {link}, which does not exist'
 
-RULES = [rule_exercises, rule_links, rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_results, rule_syntax]
+RULES = [rule_exercises, rule_links, rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_results, rule_citations, rule_syntax]
 
 
 def rule_paths(root=ROOT):

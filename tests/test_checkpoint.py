@@ -100,8 +100,9 @@ def killed(pid, path, saves, delay):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs fork and SIGKILL')
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize('trial', range(2))
+@pytest.mark.parametrize('trial', range(int(os.environ.get('KILL_TRIALS', 2))))
 def test_killed_at_random_moments(dd, tmp_path, trial):
+    "`KILL_TRIALS=20 pytest -s -k killed tests/test_checkpoint.py` kills more often and says how often"
     want = result(fit(run(dd)))
     path, out, rng = tmp_path/'run.pt', tmp_path/'result.pt', random.Random(trial)
     kills, where = 0, set()
@@ -113,6 +114,7 @@ def test_killed_at_random_moments(dd, tmp_path, trial):
             if path.exists(): where.add((s := read_checkpoint(path))['epoch']*(N//BS) + s['batch'])  # always a whole file
         else: break
     assert kills >= 3 and len(where) >= 3, f'{kills} kills, checkpoints at steps {where}: nothing was tested'
+    print(f'{kills} kills, checkpoints at {len(where)} different steps')
     assert_same(torch.load(out, weights_only=True), want)
 
 

@@ -511,8 +511,8 @@ def solution(md, name):
     return m[1]
 
 def run_page(path, solved):
-    "Execute a page, with each solution in place of its starting cell or as it is; the names of its exercises."
-    cells,names = cells_of(path),[]
+    "Execute a page, with each solution in place of its starting cell and something predicted, or as it is; its exercises and predictions."
+    cells,names,predicted = cells_of(path),[],[]
     md = '\n'.join(s for k,s in cells if k=='markdown')
     ns = dict(__name__='__main__')
     for kind,src in cells:
@@ -520,19 +520,69 @@ def run_page(path, solved):
         if m := re.search(r'^#\| exercise: (\w+)', src):
             names.append(m[1])
             if solved: src = solution(md, m[1])
+        if src.startswith('#| predict\n'):
+            predicted += re.findall(r'^(\w+) = \.\.\.', src, re.M)
+            if solved: src = re.sub(r'^(\w+) = \.\.\.', r'\1 = 1.', src, flags=re.M)
         exec(compile(src, str(path), 'exec'), ns)
-    return names
+    return names,predicted
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
 def test_solutions_pass(path, monkeypatch, capsys):
     pytest.importorskip('matplotlib').use('Agg')
     monkeypatch.setenv('IN_TEST', '1')
     monkeypatch.setenv('COURSE_SOLUTIONS', '1')
-    if path.stem=='batchnorm': monkeypatch.setenv('COURSE_SAMPLE', '1')
-    names = run_page(path, True)
+    monkeypatch.setenv('COURSE_SAMPLE', '1')
+    names,predicted = run_page(path, True)
     out = capsys.readouterr().out
+    assert len(re.findall(r'^(?:You said|It is)', out, re.M))==len(predicted) and 'No prediction yet' not in out
     for n in names: assert re.search(rf'^{n}: .*, solved$', out, re.M), out
     assert sorted(names)==sorted(k for k,e in EXERCISES.items() if e.page==path.stem)
+
+@pytest.mark.parametrize('path', [p for p in PAGES if p.stem!='batchnorm'], ids=lambda p: p.stem)   # that one trains: nbdev_test runs it
+def test_page_as_given(path, monkeypatch, capsys):
+    "Nothing fails, every exercise is not begun, and no result of a prediction shows."
+    plt = pytest.importorskip('matplotlib.pyplot')
+    plt.switch_backend('Agg'); plt.close('all')
+    monkeypatch.setenv('IN_TEST', '1')
+    names,predicted = run_page(path, False)
+    out = capsys.readouterr().out
+    for n in names: assert re.search(rf'^{n}: not begun', out, re.M), out
+    assert out.count('No prediction yet')==len(predicted) and not re.search('You said|[Ii]t is ', out) and not plt.get_fignums()
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
+def test_explanations_fold(path):
+    "Whatever tells a solution or a result is folded; what a fold tells of a result is asserted at the very end."
+    cells = cells_of(path)
+    for kind,src in cells:
+        if kind!='markdown': continue
+        assert src.count('<details')==src.count('</details>') and '<details open' not in src
+        outside = re.sub(r'<details[\s\S]*?</details>', '', src)
+        assert '```' not in outside, outside
+        for m in re.finditer(r'<details id="(\w+)-[\s\S]*?</summary>(\n*)', src): assert m[1] in ('hint','solution','seen') and m[2]=='\n\n', m[0]
+        if '<details id="seen-' in src: assert cells[-1][0]=='code' and cells[-1][1].startswith('#| hide\n') and 'assert ' in cells[-1][1]
+    text = '\n'.join(s for k,s in cells if k=='code')
+    for l in text.split('\n'): assert len(l)<=96 or l.startswith('#|') or '%pip' in l, l
+    asked = [m for m in re.findall(r'^#\| predict\n(?:\w+ = .*\n?)+', text, re.M)]
+    assert text.count('#| predict')==len(asked)<=text.count('compare_prediction(')
+
+def test_snippets_on_the_page_are_those_of_the_grader():
+    nb = json.loads((ROOT/'nbs/exercises/debugging.ipynb').read_text(encoding='utf-8'))
+    shown = {''.join(c['source']): ''.join(c['outputs'][0]['data']['text/markdown']) for c in nb['cells'] if c['cell_type']=='code' and c['outputs']}
+    assert shown=={f'show_bug({k!r})': E.show_bug(k).data for k in E.BUGS} and len(shown)==8
+
+def test_each_prediction_is_explained():
+    "A page that asks for a prediction explains it below; only the schedule's result, of a single run, speaks for itself."
+    for p in PAGES:
+        text = '\n'.join(s for _,s in cells_of(p))
+        assert text.count('#| predict\n')==text.count('<details id="seen-')+(p.stem=='batchnorm'), p.stem
+
+def test_lessons_link_their_exercises():
+    "Each lesson that a page of exercises names links to it."
+    for p in PAGES:
+        text = '\n'.join(s for k,s in cells_of(p) if k=='markdown')
+        for lesson in re.findall(r'\]\(\.\./(\w+)\.ipynb\)', next(s for s in text.split('\n') if s.startswith('These exercises go with')) if 'These exercises go with' in text else ''):
+            md = '\n'.join(s for k,s in cells_of(ROOT/f'nbs/{lesson}.ipynb') if k=='markdown')
+            assert f'](exercises/{p.name})' in md.split('## Exercises')[-1], (lesson, p.name)
 
 def test_every_page_exists(): assert {p.stem for p in PAGES}==set(E.PAGES)=={e.page for e in EXERCISES.values()}
 

@@ -91,6 +91,14 @@ def test_landing_page_knows_nothing_by_itself(root):
     msgs = list(L.lint(root))
     assert any('Python 3.1 or newer, but' in m for m in msgs) and any('fig-old.png introduces' in m for m in msgs), msgs
 
+def test_paper_without_its_key(root):
+    (root/'nbs/references.bib').write_text('@misc{blue1978portable, author={Blue, J.}, title={A Portable Program: With Two Scales}, year={1978}}\n')
+    p = root/'nbs/00_a.ipynb'
+    plain = p.read_text()
+    for item,n in (('- J. Blue, *A portable program*', 1), ('- @blue1978portable, *A portable program*', 0)):
+        p.write_text(plain.replace('## References', f'## References\\n\\n{item}'))
+        assert sum('as @blue1978portable' in m for m in L.lint(root))==n
+
 def test_fix_writes_the_badge(root):
     p = root/'nbs/00_a.ipynb'
     p.write_text(p.read_text().replace('open in colab', '').replace('[![Open', '[![Shut'))

@@ -485,3 +485,16 @@ def test_running_one_graph():
     torch._dynamo.reset()
     why = torch._dynamo.explain(running())(data((4, 3, 2, 2), torch.float32))
     assert (why.graph_count, why.graph_break_count) == (1, 0)
+
+
+@pytest.mark.parametrize('name', STATE)
+def test_vmap_has_rules(name):
+    "No operation of a training step falls back to one model after the other under `vmap`: PyTorch would warn of it."
+    ms, shape = [make(name, seed=i)[0] for i in range(2)], make(name)[1]
+    params, bufs = stack_module_state(ms)
+    base = copy.deepcopy(ms[0]).to('meta')
+    loss = lambda p, b, x: functional_call(base, (p, b), (x,)).pow(2).mean()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        vmap(torch.func.grad(loss))(params, bufs, torch.stack([data(shape, seed=i) for i in range(2)]))
+        with pytest.raises(UserWarning, match='batching rule'): vmap(lambda a, b: a.lerp_(b, .1))(torch.zeros(2, 3), torch.ones(2, 3))

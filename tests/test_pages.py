@@ -100,7 +100,7 @@ def test_no_title(tmp_path): assert any('no description' in m for m in site(tmp_
 
 @pytest.mark.parametrize('name, part', [('00_core.ipynb', 'Foundations'), ('07b_variance.ipynb', 'Foundations'), ('09_lsuv.ipynb', 'Initialization'),
     ('13b_norms.ipynb', 'Normalization'), ('14d_x.ipynb', 'Practice'), ('21_train.ipynb', 'Practice'), ('15_sweep.ipynb', 'Experiments'),
-    ('18_towards_90.ipynb', 'Experiments'), ('22_exercises.ipynb', 'Exercises'), ('exercises/01_x.ipynb', 'Exercises'), ('api.qmd', 'API'),
+    ('18_towards_90.ipynb', 'Experiments'), ('19_distributed.ipynb', 'Practice'), ('22_exercises.ipynb', 'Exercises'), ('exercises/01_x.ipynb', 'Exercises'), ('api.qmd', 'API'),
     ('index.ipynb', None)])
 def test_parts(name, part): assert D.part_of(name)==part
 

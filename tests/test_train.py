@@ -1,5 +1,5 @@
 "course_train as a user meets it: a fresh process, bad options, a folder that is taken, a run that is killed."
-import csv, json, os, re, shutil, signal, subprocess, sys, time
+import csv, json, os, re, shutil, signal, struct, subprocess, sys, time
 import pytest, torch
 import course_lib.datasets as D
 from course_lib.train import COLUMNS, SCHEDS, TrainConfig, course_train, train_run
@@ -97,9 +97,10 @@ def test_stopped_by_hand_says_how_to_go_on(tmp_path, monkeypatch):
 
 def test_bar_on_a_terminal(tmp_path):
     "A tqdm bar with speed and time left; the rows scroll above it"
-    pty = pytest.importorskip('pty')
+    pty,fcntl,termios = (pytest.importorskip(o) for o in ('pty', 'fcntl', 'termios'))
     ours,theirs = pty.openpty()
-    p = subprocess.Popen(command('--out', tmp_path/'run', '--epochs', '1'), stdout=theirs, stderr=theirs, env=ENV|dict(COLUMNS='100'))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 120, 0, 0))   # a new terminal has no width
+    p = subprocess.Popen(command('--out', tmp_path/'run', '--epochs', '1'), stdout=theirs, stderr=theirs, env={k:v for k,v in ENV.items() if k!='IN_TEST'})
     os.close(theirs)
     text = b''
     while True:
@@ -155,3 +156,21 @@ def test_streamed_and_in_memory_train_alike(tmp_path):
         cfg = TrainConfig(bs=500, epochs=1, lr=.05, loader=loader)
         acc.append(train_run(cfg, tmp_path/loader, 'cpu')[-1]['valid_loss'])
     assert acc[0]==pytest.approx(acc[1], rel=1e-3)
+
+def test_amp_and_compile_do_what_they_say(tmp_path, monkeypatch, capsys):
+    "Each says so, the compiler gets the model once, and the run is the same but for rounding"
+    compiled,real = [],torch.compile
+    def compile(f, *args, **kw):
+        compiled.append(f)
+        return real(f, backend='aot_eager')  # traces as any backend does, without waiting for a C++ compiler
+    monkeypatch.setattr(torch, 'compile', compile)
+    kw = dict(bs=3000, epochs=1, lr=.05, device='cpu')
+    losses = {}
+    for name,opts in dict(plain={}, compile=dict(compile=True), amp=dict(amp=True)).items():
+        course_train(**kw, **opts, out=str(tmp_path/name))
+        said = capsys.readouterr().out
+        assert ('compile: ' in said)==('compile' in opts) and ('autocast: ' in said)==('amp' in opts)
+        losses[name] = float(next(csv.DictReader((tmp_path/name/'history.csv').open()))['valid_loss'])
+    assert len(compiled)==1
+    assert losses['compile']==pytest.approx(losses['plain'], rel=1e-4)
+    assert 0<abs(losses['amp']/losses['plain']-1)<.05

@@ -22,10 +22,8 @@ def group_norm(
     eps:float=1e-5,      # added to the variance, in units of x**2
 )->Tensor:               # same shape and dtype as `x`
     "Standardize the channels of each group of each image together (Wu and He 2018, eqs. 1 and 7)."
-    split = lambda t: None if t is None else t.view(1,num_groups,-1,1)
-    xg = at_least_float32(x).unsqueeze(-1).flatten(2).unflatten(1, (num_groups,-1))
-    y,*_ = normalize(xg, (2,3), split(weight), split(bias), eps)
-    return y.flatten(1,2).reshape(x.shape).to(x.dtype)
+    y,*_ = normalize(at_least_float32(x), num_groups, (2,3), weight, bias, eps)
+    return y.to(x.dtype)
 
 # %% ../../nbs/12_groupnorm.ipynb #ec57c6c4
 class GroupNorm(nn.Module):

@@ -66,21 +66,26 @@ class LayerNormFunction(Function):
         mean = x.mean(1, keepdim=True)
         y = x-mean
         var = torch.linalg.vector_norm(y, dim=1, keepdim=True).square()/x.shape[1]
-        y = torch.addcmul(bias, y.mul_((var+eps).rsqrt()), weight)
-        ctx.save_for_backward(x, weight, mean, var)
+        rstd = (var+eps).rsqrt()
+        ctx.save_for_backward(x, weight, mean, rstd)
         ctx.eps = eps
-        return y,mean,var
+        return torch.addcmul(bias, y.mul_(rstd), weight, out=y)
 
     @staticmethod
-    def backward(ctx, g, gmean, gvar):
-        x,weight,mean,var = ctx.saved_tensors
-        d,rstd,gx = x.shape[1],(var+ctx.eps).rsqrt(),g*x
-        s1,s2 = (g@weight)[:,None],(gx@weight)[:,None]  # sums over each row, shape (rows, 1)
-        gweight = rstd[:,0]@gx - (mean*rstd)[:,0]@g     # sum over the rows, shape (d,)
-        del gx                                          # its memory is free for the next line
-        a = (2*gvar - (s2-mean*s1)*rstd**3)/d
-        b = (gmean - s1*rstd)/d - a*mean
-        return torch.addcmul(b, x, a).addcmul_(g*weight, rstd),gweight,g.sum(0),None
+    def backward(ctx, g):
+        x,weight,mean,rstd = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated: mean and rstd as functions of x
+            var,mean = torch.var_mean(x, 1, correction=0, keepdim=True)
+            rstd = (var+ctx.eps).rsqrt()
+        d,m,r,gx = x.shape[1],mean[:,0],rstd[:,0],g*x
+        with torch.autocast(x.device.type, enabled=False):   # products stay in float32
+            s1,s2 = g@weight,gx@weight                       # sums over each row, shape (rows,)
+            gweight = torch.addmv(r@gx, g.T, m*r, alpha=-1)  # sums over the rows, shape (d,)
+        del gx                                               # its memory is free for the next lines
+        a = torch.addcmul(s2, m, s1, value=-1)*r**3          # a and b of the formula are -a/d and -b/d
+        b = torch.addcmul(s1*r, m, a, value=-1)
+        gx = (g*weight).mul_(rstd).addcmul_(x, a[:,None], value=-1/d).add_(b[:,None], alpha=-1/d)
+        return gx,gweight,g.sum(0),None
 
 # %% ../../nbs/10_layernorm.ipynb #f974b10c
 def is_traced():
@@ -119,7 +124,7 @@ def layernorm(
         flat = lambda t: t.to(xf.dtype).permute([o-x.ndim+n for o in order[-n:]]).reshape(d)
         weight = xf.new_ones(d)  if weight is None else flat(weight)
         bias   = xf.new_zeros(d) if bias   is None else flat(bias)
-        y = LayerNormFunction.apply(rows.view(-1,d), weight, bias, eps)[0].view(rows.shape)
+        y = LayerNormFunction.apply(rows.view(-1,d), weight, bias, eps).view(rows.shape)
         y = y.permute(sorted(range(x.ndim), key=order.__getitem__))
     return y.to(x.dtype)
 
