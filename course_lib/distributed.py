@@ -139,7 +139,8 @@ def _work(conn, payload, rank, n, folder, timeout):
         dist.init_process_group('gloo', store=store, rank=rank, world_size=n, timeout=timedelta(seconds=timeout))
         message = pickle.dumps((time.time(), True, f(*args)))
     except BaseException: message = pickle.dumps((time.time(), False, traceback.format_exc()))
-    conn.send_bytes(message)
+    try: conn.send_bytes(message)
+    except OSError: pass  # nobody listens any more: another process failed first
     if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../nbs/19_distributed.ipynb #60041c6d
