@@ -9,7 +9,7 @@ __all__ = ['MODELS', 'SCHEDULES', 'STACK_IMAGES', 'SWEEP_NORMS', 'SWEEP_SIZES', 
            'read_rows', 'repair_tail', 'Sweep', 'attempt', 'crash_row', 'init_worker', 'make_pool', 'sweep_lrs',
            'small_batch_grid', 'stack_speed', 'course_sweep', 'bootstrap', 'cell_stats', 'group_rows', 'tuned',
            'sweep_cells', 'markdown_table', 'accuracy_table', 'cell_style', 'plot_accuracy', 'plot_lr', 'samples_to',
-           'reach_table', 'plot_reach', 'cost_table', 'sweep_report', 'sweep_figures', 'course_report']
+           'reach_table', 'plot_learning', 'cost_table', 'sweep_report', 'sweep_figures', 'course_report']
 
 # %% ../nbs/15_sweep.ipynb #1e5fc9fb
 import dataclasses, json, math, os, subprocess, sys, time
@@ -696,19 +696,18 @@ def reach_table(
     return markdown_table(['norm',*sizes], [[n.replace('_',' '), *(show(cells.get((n,b))) for b in sizes)] for n in names])
 
 # %% ../nbs/15_sweep.ipynb #8e11f0a3
-def plot_reach(
-    cells,       # as `sweep_cells` gives them
-    level:float, # accuracy
-    ax,          # where to draw
+def plot_learning(
+    cells,          # as `sweep_cells` gives them
+    batch_size:int, # which
+    ax,             # where to draw
 ):
-    "As `reach_table`, against the batch size; no point where half of the seeds did not get there."
-    for i,n in enumerate(SWEEP_NORMS):
-        pts = [(b, np.median([samples_to(r, level) for r in cells[n,b]['rows']])) for b in sorted(b for k,b in cells if k==n)]
-        pts = [(b*1.03**(i-4), s*1.01**(i-4)) for b,s in pts if s<math.inf]  # side by side where they are equal
-        if pts: ax.plot(*zip(*pts), marker='o', ms=3, **norm_style(n))
-    sizes = sorted({b for _,b in cells})
-    ax.set(xscale='log', xlabel='batch size', ylabel=f'images to reach {level}')
-    ax.set_xticks(sizes, sizes); ax.minorticks_off()
+    "Accuracy against the images seen: the mean over the seeds at the tuned rate; a failed run counts as 0.1."
+    for n in SWEEP_NORMS:
+        c = cells.get((n,batch_size))
+        if c is None or c['failed']==1: continue
+        curves = [[e['valid_accuracy'] or .1 for e in r['evals']] for r in c['rows']]
+        ax.plot([e['samples'] for e in c['rows'][0]['evals']], np.mean(curves, 0), marker='o', ms=3, **norm_style(n))
+    ax.set(xlabel='images seen', ylabel='accuracy', title=f'batch size {batch_size}')
 
 # %% ../nbs/15_sweep.ipynb #2f19bd91
 def cost_table(
@@ -751,9 +750,9 @@ def sweep_figures(
         fig,axs = plt.subplots(1, len(sizes), figsize=(2.6*len(sizes),3), sharey=True, squeeze=False)
         for ax,b in zip(axs[0], sizes): plot_lr([r for r in rows if r['config']['norm_1x1']==flag], b, ax)
         yield f"rates_{'with' if flag else 'without'}_1x1",fig
-        fig,ax = plt.subplots(figsize=(7.5,4))
-        plot_reach(cells, .8, ax); ax.legend(ncols=3, fontsize=7)
-        yield f"reach_{'with' if flag else 'without'}_1x1",fig
+        fig,axs = plt.subplots(1, len(sizes), figsize=(2.6*len(sizes),3), sharey=True, squeeze=False)
+        for ax,b in zip(axs[0], sizes): plot_learning(cells, b, ax)
+        yield f"learning_{'with' if flag else 'without'}_1x1",fig
 
 # %% ../nbs/15_sweep.ipynb #a5422d68
 @call_parse
