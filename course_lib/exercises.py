@@ -770,7 +770,7 @@ EXERCISES |= dict(
     best_divisor=number('init', 'the divisor with the least error', 'biased', 5, [
         (3, 'n-1 is right on average, but it scatters more'), (4, 'n scatters less than n-1; go on in this direction'), (6, 'too far: the bias now outweighs what the scatter loses')]),
     all_dead=number('init', 'a whole layer dead by chance', 'units', .25**8, [
-        (.75**8, 'this is the probability that none is dead'), (2., 'this is how many are dead on average'), (.25*8, 'probabilities of independent events are multiplied'), (1-.75**8, 'this is the probability that at least one is dead')]))
+        (.75**8, 'this is the probability that none is dead'), (2., 'this is how many are dead on average; probabilities of independent events are multiplied'), (1-.75**8, 'this is the probability that at least one is dead')]))
 
 # %% ../nbs/22_exercises.ipynb #a5lessons
 EXERCISES |= dict(
