@@ -757,7 +757,7 @@ def sweep_figures(
 # %% ../nbs/15_sweep.ipynb #a5422d68
 @call_parse
 def course_report(
-    files:Param('results of `course_sweep`, separated by commas; none: those of the lesson on small batches', str, opt=False, nargs='?')='',
+    files:Param('results of `course_sweep`; none: those of lesson 16', str, opt=False, nargs='?')='', # separated by commas; none: those of lesson 16
     out:str='',          # folder for the figures and report.md; none: print the tables
 ):
     "Every table and figure of a sweep, from its rows."
