@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import torch, torch.distributed as dist
 from fastcore.basics import patch
+from fastcore.xtras import modified_env
 from torch import nn, Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -130,10 +131,12 @@ def sync_forward(self:SyncBatchNorm,
 
 # %% ../nbs/19_distributed.ipynb #d07d84b3
 def _context():
-    "What starts processes: new interpreters; on Linux copies of one server that has imported torch, and nothing else, before any thread."
+    "What starts processes: new interpreters; on Linux forks of one server that has imported torch and has no thread but its first."
     if sys.platform!='linux': return get_context('spawn')
+    from multiprocessing.forkserver import ensure_running  # there is none on Windows
     ctx = get_context('forkserver')
     ctx.set_forkserver_preload(['torch._dynamo', 'torch.nn.parallel'])  # the wrapper needs the first, which takes as long as torch itself
+    with modified_env(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'): ensure_running()  # else NumPy would start threads there
     return ctx
 
 def _work(conn, payload, rank, n, folder, timeout, env):
@@ -295,6 +298,7 @@ def shard_loader(
     res.sampler = sampler
     return res
 
+# %% ../nbs/19_distributed.ipynb #36ef30ab
 class DistributedCB(TrainCB):
     "Train as one of several processes, with the gradient of the whole batch. Raises `RuntimeError` without a process group."
     order = -15  # after `DeviceCB`: the model is on its device when it is wrapped
@@ -350,20 +354,27 @@ class AccelerateCB(DistributedCB):
         if size!=rank_and_size()[1]: raise RuntimeError(f'AccelerateCB: accelerate knows of {size} of {rank_and_size()[1]} processes: start them by `accelerate launch` or torchrun')
         self.share(learn, rank, size)
         self.net,learn.opt = self.acc.prepare(learn.model, learn.opt)
-    def before_batch(self, learn):
-        self.micro.close()
-        learn.batch = to_device(learn.batch, self.acc.device)
-        if learn.training: self.micro.enter_context(self.acc.accumulate(self.net))
-    def backward(self, learn): self.acc.backward(learn.loss*learn.dl.sampler.loss_weight(learn.iter))
-    def step(self, learn):
-        if self.max_norm and self.acc.sync_gradients: self.acc.clip_grad_norm_(learn.model.parameters(), self.max_norm)
-        learn.opt.step()
     def after_fit(self, learn):
         super().after_fit(learn)
         self.micro.close()
         self.acc.unwrap_model(self.net, keep_fp32_wrapper=False)
         for k in {*vars(learn.model)}-self.attrs: delattr(learn.model, k)  # what `prepare` put there
         learn.opt = self.opt
+
+# %% ../nbs/19_distributed.ipynb #19c0b003
+@patch
+def before_batch(self:AccelerateCB, learn):
+    self.micro.close()
+    learn.batch = to_device(learn.batch, self.acc.device)
+    if learn.training: self.micro.enter_context(self.acc.accumulate(self.net))
+
+@patch
+def backward(self:AccelerateCB, learn): self.acc.backward(learn.loss*learn.dl.sampler.loss_weight(learn.iter))
+
+@patch
+def step(self:AccelerateCB, learn):
+    if self.max_norm and self.acc.sync_gradients: self.acc.clip_grad_norm_(learn.model.parameters(), self.max_norm)
+    learn.opt.step()
 
 # %% ../nbs/19_distributed.ipynb #cfdeb907
 def fit_norms(

@@ -254,3 +254,12 @@ def test_checkpoints_and_fits_in_a_row(tmp_path):
         close(state, plain.model.state_dict())
         close(again, rows.model.state_dict())
     assert (rows.model[0].weight - plain.model[0].weight).abs().max() > 1e-6   # a new optimizer forgets its momentum
+
+def threads_of_the_server(): return len(os.listdir(f'/proc/{os.getppid()}/task')), os.environ.get('COURSE_TEST')
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='Linux only')
+def test_the_server_is_forked_before_it_has_threads(monkeypatch):
+    "And its copies see the environment of the call, not that of the server's start"
+    for value in ('one', 'two'):
+        monkeypatch.setenv('COURSE_TEST', value)
+        assert run_processes(threads_of_the_server, 2) == [(1, value)]*2
