@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['shard_stats', 'combine_stats', 'SyncNormalizeFunction', 'rank_and_size', 'SyncBatchNorm', 'run_processes',
            'count_messages', 'layer_steps', 'as_sync', 'convert_sync', 'ShardSampler', 'shard_loader', 'DistributedCB',
-           'SyncMetricsCB', 'fit_norms']
+           'SyncMetricsCB', 'AccelerateCB', 'fit_norms']
 
 # %% ../nbs/19_distributed.ipynb #252c50d9
 import copy, os, pickle, sys, time, traceback
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -17,12 +17,13 @@ from tempfile import TemporaryDirectory
 
 import torch, torch.distributed as dist
 from fastcore.basics import patch
+from fastcore.xtras import modified_env
 from torch import nn, Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
-from .core import set_seed
+from .core import set_seed, to_device
 from .datasets import DataLoaders, EpochSampler, MemoryLoader, StreamLoader, pixel_stats
 from .learner import BatchTransformCB, MetricsCB, MomentumLearner, TrainCB
 from .models import get_model
@@ -129,9 +130,22 @@ def sync_forward(self:SyncBatchNorm,
     return y.to(x.dtype)
 
 # %% ../nbs/19_distributed.ipynb #d07d84b3
-def _work(conn, payload, rank, n, folder, timeout):
+def _context():
+    "What starts processes: new interpreters; on Linux forks of one server that has imported torch and has no thread but its first."
+    if sys.platform!='linux': return get_context('spawn')
+    from multiprocessing.forkserver import ensure_running  # there is none on Windows
+    ctx = get_context('forkserver')
+    ctx.set_forkserver_preload(['torch._dynamo', 'torch.nn.parallel'])  # the wrapper needs the first, which takes as long as torch itself
+    with modified_env(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'): ensure_running()  # else NumPy would start threads there
+    return ctx
+
+def _work(conn, payload, rank, n, folder, timeout, env):
     "What a started process does: join the group, call the function, send the result or the error."
-    torch.set_num_threads(max(1, (os.cpu_count() or 1)//n))
+    threads = max(1, (os.cpu_count() or 1)//n)
+    torch.set_num_threads(threads)
+    ranks = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=n, LOCAL_WORLD_SIZE=n)  # as torchrun sets them
+    os.environ.clear()
+    os.environ.update(dict(OMP_NUM_THREADS=str(threads)) | env | {k:str(v) for k,v in ranks.items()})
     if sys.platform!='win32': os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo0' if sys.platform=='darwin' else 'lo')
     try:
         f,args = pickle.loads(payload)
@@ -171,10 +185,10 @@ def run_processes(
     timeout:float=300, # seconds for all of it, and for a process to wait for a message of another
 )->list:               # what `f` returned in process 0, 1, ...
     "Call `f` in `n` processes joined by gloo. Raises `RuntimeError` with the first error of any, `TimeoutError`; leaves no process behind."
-    ctx,payload = get_context('spawn'),pickle.dumps((f, args))
+    ctx,payload = _context(),pickle.dumps((f, args))
     pipes = [ctx.Pipe(duplex=False) for _ in range(n)]
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        procs = [ctx.Process(target=_work, args=(w, payload, r, n, folder, timeout), daemon=True) for r,(_,w) in enumerate(pipes)]
+        procs = [ctx.Process(target=_work, args=(w, payload, r, n, folder, timeout, dict(os.environ)), daemon=True) for r,(_,w) in enumerate(pipes)]
         try:
             for p,(_,w) in zip(procs, pipes): p.start(); w.close()
             res = _collect([r for r,_ in pipes], procs, timeout)
@@ -226,7 +240,8 @@ def as_sync(
     old:nn.Module,      # a batch norm, PyTorch's or ours
     process_group=None, # processes that share statistics; None: all
 )->SyncBatchNorm:       # with the parameters and statistics of `old`
-    "The `SyncBatchNorm` that takes the place of a batch norm."
+    "The `SyncBatchNorm` that takes the place of a batch norm; one that is synchronized already keeps its group where none is given."
+    process_group = process_group or getattr(old, 'process_group', None)
     new = SyncBatchNorm(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats, process_group)
     carry_over(old, new)
     return new
@@ -282,6 +297,8 @@ def shard_loader(
     res = copy.copy(loader)
     res.sampler = sampler
     return res
+
+# %% ../nbs/19_distributed.ipynb #36ef30ab
 class DistributedCB(TrainCB):
     "Train as one of several processes, with the gradient of the whole batch. Raises `RuntimeError` without a process group."
     order = -15  # after `DeviceCB`: the model is on its device when it is wrapped
@@ -294,10 +311,17 @@ class DistributedCB(TrainCB):
 
     def before_fit(self, learn):
         if not dist.is_initialized(): raise RuntimeError('DistributedCB: no process group; use `run_processes`, or torchrun and dist.init_process_group()')
-        self.kept,dls = (learn.model,learn.dls),learn.dls
-        learn.dls = DataLoaders(*(shard_loader(o, *rank_and_size()) for o in (dls.train,dls.valid)), dls.mean, dls.std)
-        learn.model = DistributedDataParallel(learn.model, **self.kwargs)
-    def after_fit(self, learn): learn.model,learn.dls = self.kept
+        self.net = DistributedDataParallel(learn.model, **self.kwargs)
+        self.share(learn, *rank_and_size())
+    def share(self, learn, rank, size):
+        self.kept,dls = learn.dls,learn.dls
+        learn.dls = DataLoaders(*(shard_loader(o, rank, size) for o in (dls.train,dls.valid)), dls.mean, dls.std)
+    def after_fit(self, learn):
+        for part in ('train','valid'):
+            whole,mine = (vars(getattr(dls, part).sampler) for dls in (self.kept,learn.dls))
+            whole.update({k:mine[k] for k in ('epoch','batch','running')})
+        learn.dls = self.kept
+    def predict(self, learn): learn.preds = self.net(*learn.batch[:self.n_inp])
     def backward(self, learn): (learn.loss*learn.dl.sampler.loss_weight(learn.iter)).backward()
 
 # %% ../nbs/19_distributed.ipynb #7bb80de1
@@ -312,6 +336,46 @@ class SyncMetricsCB(MetricsCB):
         finally: self.metrics,self.verbose = own,verbose
         self.reset()
 
+# %% ../nbs/19_distributed.ipynb #19c0b002
+class AccelerateCB(DistributedCB):
+    "Train as `accelerate launch` or torchrun says: device, number of processes, precision. Raises `RuntimeError` where it is not told of a process group."
+    def __init__(self,
+        n_inp:int=1,         # how many of the batch's first items go to the model
+        max_norm:float=None, # clip the norm of the whole gradient to this; `None`: don't
+        **kwargs,            # for `accelerate.Accelerator`: `mixed_precision`, `gradient_accumulation_steps`, `cpu`
+    ):
+        super().__init__(n_inp, **kwargs)
+        self.max_norm = max_norm
+
+    def before_fit(self, learn):
+        from accelerate import Accelerator
+        self.acc,self.micro,self.opt,self.attrs = Accelerator(**self.kwargs),ExitStack(),learn.opt,{*vars(learn.model)}
+        rank,size = self.acc.process_index,self.acc.num_processes
+        if size!=rank_and_size()[1]: raise RuntimeError(f'AccelerateCB: accelerate knows of {size} of {rank_and_size()[1]} processes: start them by `accelerate launch` or torchrun')
+        self.share(learn, rank, size)
+        self.net,learn.opt = self.acc.prepare(learn.model, learn.opt)
+    def after_fit(self, learn):
+        super().after_fit(learn)
+        self.micro.close()
+        self.acc.unwrap_model(self.net, keep_fp32_wrapper=False)
+        for k in {*vars(learn.model)}-self.attrs: delattr(learn.model, k)  # what `prepare` put there
+        learn.opt = self.opt
+
+# %% ../nbs/19_distributed.ipynb #19c0b003
+@patch
+def before_batch(self:AccelerateCB, learn):
+    self.micro.close()
+    learn.batch = to_device(learn.batch, self.acc.device)
+    if learn.training: self.micro.enter_context(self.acc.accumulate(self.net))
+
+@patch
+def backward(self:AccelerateCB, learn): self.acc.backward(learn.loss*learn.dl.sampler.loss_weight(learn.iter))
+
+@patch
+def step(self:AccelerateCB, learn):
+    if self.max_norm and self.acc.sync_gradients: self.acc.clip_grad_norm_(learn.model.parameters(), self.max_norm)
+    learn.opt.step()
+
 # %% ../nbs/19_distributed.ipynb #cfdeb907
 def fit_norms(
     norms:dict,        # name -> factory of a norm that the processes can import
@@ -320,6 +384,7 @@ def fit_norms(
     batch_size:int,    # rows of a whole batch
     n_epochs:int,      # passes over the training images
     lr:float=0.1,      # learning rate
+    share:dict={},     # name -> callback that shares the work; default `DistributedCB()` where there are several processes
 )->dict:               # name -> state of the trained model, and the rows of its metrics
     "Train the course's network in float64 from the same start, as one process or as one of several."
     res,n,(rank,size) = {},len(x)*4//5,rank_and_size()
@@ -328,7 +393,7 @@ def fit_norms(
         set_seed(0)
         model,metrics = get_model(norm=norm).double(),SyncMetricsCB(verbose=False, accuracy='MulticlassAccuracy')
         loaders = [MemoryLoader(x[s], y[s], EpochSampler(len(y[s]), batch_size, s.start is None), mean, std) for s in (slice(None,n),slice(n,None))]
-        cbs = [metrics, BatchTransformCB(lambda b: (b[0].double(), b[1]))] + [DistributedCB()]*(size>1)
+        cbs = [metrics, BatchTransformCB(lambda b: (b[0].double(), b[1])), share.get(name) or (DistributedCB if size>1 else TrainCB)()]
         MomentumLearner(model, DataLoaders(*loaders, mean, std), lr=lr, cbs=cbs).fit(n_epochs)
         res[name] = dict(state=model.state_dict(), history=metrics.history)
     return res

@@ -317,3 +317,112 @@ def test_a_recalibrated_running_norm_keeps_its_statistics_in_training():
     m = C.convert_norms(net(), 'running')
     C.recalibrate(m, [X], 'running', progress=False)
     assert m[1].running_count==1/m[1].momentum
+
+
+# batch norm across processes: a batch norm like any other
+import torch.distributed as dist
+from course_lib.distributed import SyncBatchNorm, as_sync
+
+def sync_net(ours):
+    "A network with moved statistics, and the same one with synchronized norms, in float64"
+    plain = net().double()
+    plain[4].momentum,plain[1].weight.requires_grad = None,False
+    for _ in range(3): plain(X.double()*2+1)
+    plain[8].eval()
+    if ours: return plain, C.convert_norms(plain, as_sync)
+    return plain, nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
+
+@pytest.fixture(params=[False, True], ids=['torch','ours'])
+def synced(request): return sync_net(request.param)
+
+@pytest.fixture
+def group():
+    "This process as a group of one, where PyTorch's SyncBatchNorm refuses to train on a CPU"
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.new_group([0])
+    dist.destroy_process_group()
+
+def same_model(a, b):
+    assert str(a)==str(b) and [m.training for m in a.modules()]==[m.training for m in b.modules()]
+    assert [p.requires_grad for p in a.parameters()]==[p.requires_grad for p in b.parameters()]
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(copy.deepcopy(a).eval()(X.double()), copy.deepcopy(b).eval()(X.double()), rtol=1e-12, atol=1e-12)
+
+def test_a_synchronized_norm_is_a_batch_norm(synced):
+    plain,sync = synced
+    assert {type(m) for m in C.norm_layers(sync).values()}<={SyncBatchNorm, nn.SyncBatchNorm}
+    assert list(C.norm_layers(sync, 'batch'))==list(C.norm_layers(plain, 'batch'))==['1','4','8']
+
+@pytest.mark.parametrize('library', ['torch','course'])
+@pytest.mark.parametrize('to', ['batch','group','layer','instance','rms','running','frozen','none'])
+@pytest.mark.parametrize('inplace', [False, True])
+def test_converting_a_synchronized_norm(synced, to, library, inplace):
+    "The result is that of converting the plain batch norm"
+    plain,sync = synced
+    want,notes = C.convert_norms(plain, to, library=library, report=True)
+    got,rows = C.convert_norms(sync, to, library=library, report=True, inplace=inplace)
+    same_model(got, want) if to!='instance' else torch.testing.assert_close(got.state_dict(), want.state_dict(), rtol=0, atol=0)
+    assert [r['name'] for r in rows]==['1','4','8'] and (got is sync)==inplace
+    alone = 'batch statistics are those of one process now'
+    assert [r['note'] for r in rows]==[alone if to in ('batch','running') else r['note'] for r in notes]
+
+def test_tools_on_a_synchronized_norm(synced):
+    "Freezing, recalibration, folding and the report do what they do with plain batch norm"
+    plain,sync = synced
+    x = X.double()*3-1
+    same = lambda a,b: torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert C.norm_report(plain, x)==[dict(r, gap=pytest.approx(r['gap'], rel=1e-9)) for r in C.norm_report(sync, x)]
+    same(C.fold_norms(sync)(x), copy.deepcopy(plain).eval()(x))
+    assert [type(m) for m in C.fold_norms(sync)]==[type(m) for m in C.fold_norms(plain)]
+    old = copy.deepcopy(sync.state_dict())
+    with C.freeze_norms(sync, affine=True):
+        sync.train()(x).sum().backward()
+        assert sync[4].weight.grad is None and sync[0].weight.grad is not None
+    torch.testing.assert_close(sync.state_dict(), old, rtol=0, atol=0)
+    for m in (plain,sync): C.recalibrate(m, [x[:5], x[5:]], progress=False)
+    same(sync.state_dict(), plain.state_dict())
+    assert not torch.equal(sync[1].running_mean, old['1.running_mean'])
+
+@pytest.mark.parametrize('ours', [False, True], ids=['torch','ours'])
+def test_synchronized_norms_in_a_process_group(group, ours):
+    "A group cannot be copied, and PyTorch's layer cannot train here: the tools need neither"
+    plain,sync = sync_net(ours)
+    for m in C.norm_layers(sync).values(): m.process_group = group
+    x = X.double()
+    with pytest.raises(TypeError, match='ProcessGroup'): copy.deepcopy(sync)
+    if not ours:
+        with pytest.raises(ValueError, match='expected input tensor to be on GPU'): sync(x)
+    assert all(r['gap'] is not None for r in C.norm_report(sync, x))
+    torch.testing.assert_close(C.fold_norms(sync)(x), plain.eval()(x), rtol=1e-10, atol=1e-12)
+    C.recalibrate(sync, [x], progress=False)
+    with C.freeze_norms(sync): assert sync.train()(x).isfinite().all()
+    assert all(as_sync(m).process_group is group for m in C.norm_layers(sync).values())
+    mixed = nn.Sequential(sync, nn.GroupNorm(2, 6))   # a copy that keeps its synchronized norms shares their group
+    assert C.convert_norms(mixed, 'none', 'group')[0][1].process_group is group
+    back = C.convert_norms(sync, 'batch')
+    assert str(back)==str(plain) and back.train()(x).isfinite().all()
+
+def test_only_that_name_counts():
+    "A class derived from a batch norm under another name is left; so is something else of that name"
+    class Activated(nn.BatchNorm2d): pass
+    class Mine(SyncBatchNorm): pass
+    Other = type('SyncBatchNorm', (nn.LayerNorm,), {})
+    assert [C.norm_kind(m) for m in (Activated(2), Mine(2), Other(2), nn.SyncBatchNorm(2), SyncBatchNorm(2))]==[None,None,None,'batch','batch']
+
+@pytest.mark.parametrize('call, said', [
+    (lambda m: C.convert_norms(m, 'group', num_groups=5, inplace=True), 'cannot be divided'),
+    (lambda m: C.convert_norms(m, 'sync', inplace=True), 'unknown kind.*see nn.SyncBatchNorm.convert_sync_batchnorm'),
+    (lambda m: C.convert_norms(m, 'batch', kinds='layer', inplace=True), 'it has 3 batch'),
+    (lambda m: C.recalibrate(m, [], progress=False), 'empty'), (lambda m: C.freeze_norms(m, 'group'), 'it has 3 batch')])
+def test_what_is_refused_leaves_a_synchronized_model_as_it_was(synced, call, said):
+    _,m = synced
+    look = lambda: [(n, id(o), o.training, len(o._forward_pre_hooks)) for n,o in m.named_modules()]
+    before,state = look(),copy.deepcopy(m.state_dict())
+    with pytest.raises(ValueError, match=said): call(m)
+    assert look()==before
+    torch.testing.assert_close(m.state_dict(), state, rtol=0, atol=0)
+
+def test_a_synchronized_norm_without_a_convolution_needs_the_courses_library():
+    m = nn.Sequential(nn.SyncBatchNorm(3))
+    with pytest.raises(ValueError, match="library='course'"): C.convert_norms(m, 'batch')
+    assert type(C.convert_norms(m, 'batch', library='course')[0]) is C.BatchNorm

@@ -6,11 +6,10 @@
 __all__ = ['accuracy_by_mode']
 
 # %% ../../nbs/14c_train_eval_gap.ipynb #ccd0023e
-import copy
 import torch
 from torch import nn
 
-from .convert import norm_layers
+from .convert import copy_model, norm_layers
 
 # %% ../../nbs/14c_train_eval_gap.ipynb #845e76dd
 @torch.no_grad()
@@ -19,7 +18,7 @@ def accuracy_by_mode(
     loader,          # batches (inputs, class numbers)
 )->dict:             # accuracy with 'running' statistics, and with those of each 'batch'
     "The train/eval gap that is due to the norms. Raises `ValueError` for a model without norms or an empty loader."
-    m,res = copy.deepcopy(model).eval(),{}
+    m,res = copy_model(model).eval(),{}
     for mode in ('running','batch'):   # in this order: the second changes the copy's running statistics
         for o in norm_layers(m).values(): o.train(mode=='batch')
         hits = [(m(xb).argmax(1)==yb).float() for xb,yb in loader]
