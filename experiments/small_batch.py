@@ -1,7 +1,7 @@
 """The runs of the lesson on small batches that are not in its grid: python experiments/small_batch.py [sources|leaderboard]
 
 sources: the published settings on MNIST, 10,000 images in batches of 2 at lr .4, and 20,000 in batches of 16 at lr 1 falling to .2.
-leaderboard: one epoch of MNIST, two learning rates. Rows go to nbs/results/16_<what>.jsonl; killed and started again, it goes on.
+leaderboard: one epoch of MNIST, three learning rates. Rows go to nbs/results/16_<what>.jsonl; killed and started again, it goes on.
 The grid itself: course_sweep --dataset fashion_mnist --out nbs/results/16_fashion_mnist.jsonl (and mnist).
 """
 import sys
@@ -20,8 +20,8 @@ GRIDS = dict(
             [RunConfig(norm=n, batch_size=16, lr=1., seed=s, schedule='fifth', samples=20_000, **S0)
              for n in ('batch', 'running_naive', 'running', 'group') for s in range(3)],
     leaderboard=[RunConfig('mnist', norm, 64, lrs[i], s, model=model, samples=50_000, schedule='onecycle', n_evals=2, n_valid=1000)
-                 for i in range(2) for s in range(3) for model, norm, lrs in
-                 (('five', 'batch', (1., .3)), ('resnet', 'batch', (1., .3)), ('resnet', 'group', (.3, .1)))])
+                 for i in range(3) for s in range(3) for model, norm, lrs in
+                 (('five', 'batch', (1., .3, 3.)), ('resnet', 'batch', (1., .3, 3.)), ('resnet', 'group', (.3, .1, 1.)))])
 
 if __name__ == '__main__':
     torch.set_num_threads(1)

@@ -30,9 +30,9 @@ BEST = dict(norm='batch', init='kaiming', opt='sgd', lr=.1, momentum=.9, decay=5
 TUNE = [dict(lr=lr, bs=bs) for bs,lr in ((256,.1), (128,.1), (256,.05), (128,.05))]
 # what replaces or leaves out an ingredient, and the rates that are tried where it needs one of its own
 RATES = {'no norm':(dict(norm='none'), (.05,.02)), 'group norm':(dict(norm='group'), (.1,.05)), 'no momentum':(dict(momentum=0.), (1.,.3)),
-         'AdamW':(dict(opt='adamw', decay=.05), (.005,.002))}
+         'AdamW':(dict(opt='adamw', decay=.05), (.005,.002)), 'constant, own rate':(dict(sched='constant'), (.03,.01))}
 TUNE += [o|dict(lr=lr) for o,lrs in RATES.values() for lr in lrs]
-TUNED = {'no norm':.02, 'group norm':.05, 'no momentum':1., 'AdamW':.005}  # the better one of each, by the rows of `tune`
+TUNED = {'no norm':.02, 'group norm':.05, 'no momentum':1., 'AdamW':.005, 'constant, own rate':.03}  # the better one of each, by the rows of `tune`
 LEFT_OUT = {k:o|dict(lr=TUNED[k]) for k,(o,_) in RATES.items()} | {
     'constant rate':dict(sched='constant'), 'default init':dict(init='default'), 'no flip':dict(flip=False), 'no weight decay':dict(decay=0.)}
 SUBSET = 6_000  # those that ship with the course
