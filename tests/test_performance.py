@@ -1,9 +1,10 @@
 "The default training path waits for the device once a pass, not once a batch, whatever watches it; and the command's table judges rightly."
-import pytest, torch
+import json, pytest, torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from course_lib.activations import ActivationStats
-from course_lib.bench import bench_table
+from course_lib import bench
+from course_lib.bench import bench_table, course_bench, fitting_shapes
 from course_lib.datasets import DataLoaders
 from course_lib.learner import DeviceCB, MetricsCB, MomentumLearner, ProgressCB
 
@@ -37,8 +38,30 @@ def test_the_fake_counts():
 
 
 def test_table():
-    row = dict(norm='batch', mode='eager', format='contiguous', shape=[2, 3, 4, 4], lo=1., hi=3.)
+    row = dict(norm='batch', mode='eager', format='contiguous', shape=[2, 3, 4, 4], lo=1., hi=3., ours_limit=.1)
     met = lambda r: bench_table(dict(rows=[row | dict(ratio=r)]))[0]['met']
     assert met(2.5) and not met(2.51)
-    stack = lambda r: bench_table(dict(rows=[], stack=[dict(models=16, batch_size=2, norm='batch', ratio=r)]))[0]['met']
+    stack = lambda r: bench_table(dict(rows=[], stack=[dict(models=16, batch_size=2, norm='batch', ratio=r, flops=1, theirs_ms=1.)]))[0]['met']
     assert stack(5.) and not stack(4.9)
+
+
+def test_shapes_that_fit():
+    assert fitting_shapes([(2, 3, 4, 4), (10**6, 10**4, 1, 1)]) == [(2, 3, 4, 4)]
+
+
+SMALL = dict(norms='rms', shapes='2x4x4x4', modes='eager', formats='contiguous', parts='norms,epochs', threads=1)
+
+
+def test_saved_part_by_part(tmp_path, monkeypatch):
+    def stop(**kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(bench, 'bench_epochs', stop)
+    with pytest.raises(KeyboardInterrupt): course_bench(**SMALL, rounds=6, out=str(tmp_path/'b.json'))
+    saved = json.loads((tmp_path/'b.json').read_text())
+    assert len(saved['rows']) == len(saved['table']) == 1 and saved['ceiling']['gbs'] > 0 and 'epochs' not in saved
+    assert saved['rows'][0]['ours_limit'] > 0
+
+
+@pytest.mark.parametrize('bad, says', [(dict(rounds=5), '6 or more'), (dict(norms='best'), 'known: batch'), (dict(parts='all'), 'known: norms')])
+def test_refusals(tmp_path, bad, says):
+    with pytest.raises(SystemExit, match=says): course_bench(**SMALL | bad, out=str(tmp_path/'b.json'))
+    assert not list(tmp_path.iterdir())
