@@ -241,6 +241,7 @@ def reset_parameters(self:BatchNorm):
 
 @patch
 def extra_repr(self:BatchNorm):
+    "The arguments, as PyTorch prints them."
     return (f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, '
             f'bias={self.bias is not None}, track_running_stats={self.track_running_stats}')
 
