@@ -60,7 +60,7 @@ def update_running(
     new:Tensor,      # the same statistic of this batch, in at least float32
     momentum,        # weight of `new`: a number, or a tensor of shape ()
 ):
-    "One link of the chain: running = (1-momentum)*running + momentum*new."
+    "One link of the chain: `running = (1-momentum)*running + momentum*new`."
     running.copy_(running.to(new.dtype).lerp(new, momentum))
 
 # %% ../../nbs/11_batchnorm.ipynb #ef6e7af9
