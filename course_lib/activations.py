@@ -285,7 +285,7 @@ def plot_stats(self:ActivationStats,
         ys = to_cpu(torch.stack(self.updates)).T
         _stat_curves(axs[-1], [range(ys.shape[1])]*len(ys), ys, [k.removesuffix('.weight') for k in self.update_names],
                      depth_colors(len(ys)), 'update / weights', yscale='log')
-        axs[-1].legend(title='weights', fontsize=8, ncols=2, loc='upper right')
+        axs[-1].legend(title='weights', fontsize=8, ncols=2, loc='lower right')
     return axs
 
 # %% ../nbs/05_activations.ipynb #0ddcf4d8
