@@ -14,9 +14,6 @@ from pathlib import Path
 
 import numpy as np, torch
 
-# %% ../nbs/00_core.ipynb #86260182
-if os.environ.get('IN_TEST'): torch.set_num_threads(1)
-
 # %% ../nbs/00_core.ipynb #3ed28644
 def set_seed(
     seed:int=42,              # any integer in [0, 2**32)
@@ -28,6 +25,9 @@ def set_seed(
     torch.manual_seed(seed)
     if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     if deterministic!=torch.are_deterministic_algorithms_enabled(): torch.use_deterministic_algorithms(deterministic)
+
+# %% ../nbs/00_core.ipynb #86260182
+if os.environ.get('IN_TEST'): torch.set_num_threads(1)
 
 # %% ../nbs/00_core.ipynb #5b16a094
 def_device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'

@@ -331,14 +331,18 @@ def track(self:EpochSampler,
     self.epoch,self.batch,self.running = self.epoch+1,0,False
 
 @patch
-def state_dict(self:EpochSampler): return dict(seed=self.seed, epoch=self.epoch, batch=self.batch)
+def state_dict(self:EpochSampler):
+    "Seed and position, as integers."
+    return dict(seed=self.seed, epoch=self.epoch, batch=self.batch)
 
 @patch
 def load_state_dict(self:EpochSampler,
     state:dict, # what `state_dict` gave
 ):
+    "Go on from a saved position."
     self.seed,self.epoch,self.batch,self.running = state['seed'],state['epoch'],state['batch'],False
 
+# %% ../nbs/02_datasets.ipynb #2efc1b13
 @patch
 def set_epoch(self:EpochSampler,
     epoch:int, # number of the epoch that comes next, from 0

@@ -224,12 +224,14 @@ def update(self:MetricsCB,
 
 @patch
 def state_dict(self:MetricsCB):
+    "The rows so far and the sums of the pass that is under way."
     return dict(history=self.history, n=self.n, sums={k:m.state_dict() for k,m in self.metrics.items()})
 
 @patch
 def load_state_dict(self:MetricsCB,
     state:dict, # what `state_dict` gave
 ):
+    "Go on from saved rows and sums."
     self.history,self.n = list(state['history']),state['n']
     for k,m in self.metrics.items():
         m.load_state_dict(state['sums'][k])

@@ -82,6 +82,7 @@ def use_style():
     mpl.rcParams.update(STYLE)
     ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if ip is None: return
+    plt.switch_backend(mpl.get_backend())  # loaded now: the first figure would do it, and put its own pictures in place of ours
     ip.display_formatter.formatters['image/png'].for_type(mpl.figure.Figure, small_png)
 
 # %% ../nbs/01_plot.ipynb #b7b9dbe3
@@ -282,7 +283,7 @@ def _axes_text(norm, N, C, S, num_groups):
 def _axis_label(ax, at, text, dx, dy, rotation):
     "`text` beside the point `at` of the block, moved by points on the page."
     ax.annotate(text, _iso(at), (dx,dy), textcoords='offset points', ha='center', va='center', rotation=rotation,
-                rotation_mode='anchor', fontsize=8.5)
+                rotation_mode='anchor', fontsize=10)
 
 # %% ../nbs/01_plot.ipynb #b40bc3e6
 def _axes_panel(ax, norm, N, C, S, num_groups, most):
@@ -323,8 +324,8 @@ def plot_axes(
     for a,o in zip(axs, norms):
         _axes_panel(a, o, N, C, H*W, num_groups, most)
         a.set_title(o.replace('_', ' '), color=NORM_COLORS[o])
-        a.set_xlabel(_axes_text(o, N, C, H*W, num_groups), fontsize=8.5)
+        a.set_xlabel(_axes_text(o, N, C, H*W, num_groups), fontsize=10)
         warn = stat_warning(o, (N,C,H,W), num_groups)
-        if warn: a.annotate(warn, (.5,0), (0,-29), 'axes fraction', 'offset points', ha='center',
-                             va='top', color=WARN, weight='bold', fontsize=8.5)
+        if warn: a.annotate(warn, (.5,0), (0,-33), 'axes fraction', 'offset points', ha='center',
+                             va='top', color=WARN, weight='bold', fontsize=10)
     return axs if len(norms)>1 else axs[0]

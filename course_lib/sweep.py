@@ -636,7 +636,7 @@ def accuracy_table(
     def show(c):
         if c is None: return '–'
         if c['failed']==1: return 'failed'
-        return f"{c['mean']:.3f} ± {c['std']:.3f}" + (f" ({c['failed']:.0%} failed)" if c['failed'] else '')
+        return f"{c['mean']:.3f} ±\u00a0{c['std']:.3f}" + (f" ({c['failed']:.0%} failed)" if c['failed'] else '')
     return markdown_table(['norm',*sizes], [[n.replace('_',' '), *(show(cells.get((n,b))) for b in sizes)] for n in names])
 
 # %% ../nbs/15_sweep.ipynb #4f217e1a

@@ -143,6 +143,7 @@ def as_table(
 # %% ../nbs/21_train.ipynb #8fc87f2e
 @patch
 def after_epoch(self:HistoryCB, learn):
+    "After the validation pass: add the row of the epoch, print it and write the file."
     if learn.training: return
     train,valid = learn.metrics.history[-2:]
     values = learn.epoch+1, train['loss'], train['accuracy'], valid['loss'], valid['accuracy'], self.lr, time.perf_counter()-self.start

@@ -125,11 +125,12 @@ def fetch(self:RecorderCB):
 def plot(self:RecorderCB,
     *names,  # which values; none: all
 ):
-    "One pair of axes a value, against the step."
-    import matplotlib.pyplot as plt
+    "One pair of axes a value, against the step; three in a row."
+    from course_lib.plot import get_grid
     names = names or list(self.values)
-    fig,axs = plt.subplots(1, len(names), figsize=(4*len(names),2.6), squeeze=False)
-    for ax,k in zip(axs[0], names):
+    ncols = min(len(names), 3)
+    _,axs = get_grid(len(names), ncols=ncols, figsize=(max(4, 2.5*ncols), 2.6*math.ceil(len(names)/3)))
+    for ax,k in zip(axs, names):
         ax.plot(self.values[k])
         ax.set(xlabel='step', ylabel=k)
 

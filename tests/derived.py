@@ -102,9 +102,9 @@ def highlights(pages):
                 if png := o.get('data', {}).get('image/png'): yield name, label, cap, alt, base64.b64decode(''.join(png))
 
 def highlight_cell(root, pages):
-    "Markdown of those figures, side by side on the site, each with the page that makes it"
+    "Markdown of those three figures, two in a row so that their print can be read, each with the page that makes it"
     figs = [f'[![{cap}](images/{label}.png){{fig-alt="{alt}"}}]({name})' for name,label,cap,alt,_ in highlights(pages)]
-    return '\n\n'.join(['<!-- highlights -->', f'::: {{.column-page layout-ncol={len(figs)}}}', *figs, ':::'])
+    return '\n\n'.join(['<!-- highlights -->', '::: {.column-page layout="[[50,50],[-25,50,-25]]"}', *figs, ':::'])
 
 def mix(a, b, t):
     "The colour `a` with a share `t` of `b`"
@@ -133,7 +133,10 @@ table {{ display: block; max-width: 100%; overflow-x: auto; }}
 div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{ white-space: pre; overflow-x: auto; }}
 .math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
 pre code, td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
-@media (max-width: 575.98px) {{ main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }} }}
+@media (max-width: 575.98px) {{
+  main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }}
+  main li, .csl-entry {{ overflow-wrap: anywhere; }}
+}}
 """
 
 def minutes(page):
@@ -166,7 +169,7 @@ def lesson_tables(root, pages, folder=''):
             if not title or not claim: continue
             needs = ', '.join(f'[{number(o)}]({folder}{o})' for o in on[n])
             rows.append(f'| {number(n)} | [{title}]({folder}{n})<br>{claim} | {minutes(lessons[n])} | {needs} |')
-        if rows: out += ['', f'### {k}', '', '| | lesson | minutes | builds on |', '|---|------------------|---|---|', *rows]
+        if rows: out += ['', f'### {k}', '', '| | lesson | min | needs |', '|--|--------------------------|--|---|', *rows]
     return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
 
 # file: how it is made from (root, pages, settings)

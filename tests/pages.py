@@ -192,7 +192,10 @@ def check_pages(pages):
         for c in p.cells:
             if c['cell_type']=='markdown' and (m := re.search(r'(?<!!)\[\[[^]]+\]\([^)]*\)[^]]*\]\(', c['source'])): yield f'{p.name}: a link in a link: {m[0][:60]}'
         for c in p.cells:
-            if any(k.startswith('image/') for o in c.get('outputs', []) for k in o.get('data', {})):
+            drawn = any(k.startswith('image/') for o in c.get('outputs', []) for k in o.get('data', {}))
+            if not drawn and not p.name.startswith('exercises/') and re.search(r'^#\| *fig-cap:', c['source'], re.M):
+                yield f"{p.name}: cell {c['id']}: a caption without its figure"   # an exercise draws when something is predicted
+            if drawn:
                 for d in ('fig-cap', 'fig-alt'):
                     if not re.search(rf'^#\| *{d}: *\S', c['source'], re.M): yield f"{p.name}: cell {c['id']}: figure without {d}"
             for o in c.get('outputs', []):

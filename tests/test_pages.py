@@ -78,6 +78,7 @@ def test_fine(tmp_path): assert site(tmp_path) == []
     (cell('see @fig-none'), '@fig-none refers to nothing'),
     (image('#| label: fig-b\n#| fig-cap: "B"'), 'figure without fig-alt'),
     (image('#| fig-alt: "b"\n#| fig-cap:'), 'figure without fig-cap'),
+    (cell('#| label: fig-c\n#| fig-cap: "C"\n#| fig-alt: "c"', 'code'), 'a caption without its figure'),
     (out('Traceback (most recent call last)\n'), 'an error or warning'),
     (out('x.py:3: UserWarning: no\n'), 'an error or warning'),
     (out('saved to /usr/local/lib/x.py'), 'a machine path'),

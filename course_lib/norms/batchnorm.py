@@ -60,7 +60,7 @@ def update_running(
     new:Tensor,      # the same statistic of this batch, in at least float32
     momentum,        # weight of `new`: a number, or a tensor of shape ()
 ):
-    "One link of the chain: running = (1-momentum)*running + momentum*new."
+    "One link of the chain: `running = (1-momentum)*running + momentum*new`."
     running.copy_(running.to(new.dtype).lerp(new, momentum))
 
 # %% ../../nbs/11_batchnorm.ipynb #ef6e7af9
@@ -241,6 +241,7 @@ def reset_parameters(self:BatchNorm):
 
 @patch
 def extra_repr(self:BatchNorm):
+    "The arguments, as PyTorch prints them."
     return (f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, '
             f'bias={self.bias is not None}, track_running_stats={self.track_running_stats}')
 

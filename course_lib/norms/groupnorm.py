@@ -166,8 +166,8 @@ def check_input(self:InstanceNorm,
 
 @patch
 def extra_repr(self:InstanceNorm):
-    return (f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, '
-            f'bias={self.bias is not None}, track_running_stats={self.track_running_stats}')
+    "The arguments, as PyTorch prints them."
+    return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, bias={self.bias is not None}, track_running_stats={self.track_running_stats}'
 
 # %% ../../nbs/12_groupnorm.ipynb #3c8c19fa
 @patch

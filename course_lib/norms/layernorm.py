@@ -158,6 +158,7 @@ class LayerNorm(nn.Module):
 # %% ../../nbs/10_layernorm.ipynb #fcb51115
 @patch
 def extra_repr(self:LayerNorm):
+    "The arguments, as PyTorch prints them."
     return (f'{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, '
             f'bias={self.bias is not None}')
 
