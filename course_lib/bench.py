@@ -8,7 +8,7 @@ __all__ = ['NORM_PAIRS', 'NORM_SHAPES', 'NORM_PASSES', 'TARGETS', 'BENCH_PARTS',
            'bench_ceiling', 'MemoryTraffic', 'count_passes', 'fused_passes', 'bench_control', 'bench_passes',
            'bench_sizes', 'bench_work', 'bench_ops', 'machine_info', 'bench_line', 'plain_epoch', 'bench_epochs',
            'bench_stack', 'bench_imports', 'bench_pages', 'bench_table', 'table_text', 'check_words', 'parse_shape',
-           'fitting_shapes', 'bench_all', 'course_bench']
+           'fitting_shapes', 'bench_layers', 'bench_all', 'course_bench']
 
 # %% ../nbs/20_performance.ipynb #5cdda7fb
 import contextlib, io, json, logging, math, os, platform, subprocess, sys, time, warnings
@@ -142,6 +142,8 @@ def count_fused(
     finally: log.level,log.propagate = level,True
     return metrics.num_bytes_accessed/x.nbytes
 
+
+# %% ../nbs/20_performance.ipynb #c20d0050
 NORM_PASSES = 5  # a training step has to read x and write y, then read x and the gradient of y and write that of x
 
 def bench_norm(
@@ -442,6 +444,8 @@ def bench_table(
     if res.get('pages'): add('minutes of nbdev_test', dict(ratio=res['pages']['minutes']), 8)
     return rows
 
+
+# %% ../nbs/20_performance.ipynb #c20d0051
 def table_text(
     rows:list,  # from `bench_table`
 )->str:         # a line for each
@@ -487,44 +491,51 @@ def fitting_shapes(
         free = next((int(l.split()[1])*1024 for l in info.read_text().splitlines() if l.startswith('MemAvailable')), math.inf) if info.exists() else math.inf
     return [s for s in shapes if 4*math.prod(s)*copies<free]
 
+def bench_layers(
+    rows:list,    # gets a `bench_norm` for each layer as soon as it is measured, which is also printed
+    names,        # keys of `NORM_PAIRS`
+    shapes,       # inputs (N, C, H, W); the largest of `NORM_SHAPES` in the first format only
+    modes,        # of eager, compiled
+    fmts,         # of contiguous, channels_last
+    rounds:int,   # alternating measurements of each pair; of inputs over 100 MB six
+    compiled_shape=(64,64,28,28), # of the compiled layers, in contiguous order: each takes a quarter of a minute to compile
+    **how,        # min_time, device and clock, as in `alternate`
+):
+    "Each norm against PyTorch's."
+    print(BENCH_HEAD)
+    jobs = [(k,s,'eager',f) for f in fmts for s in shapes for k in names if 'eager' in modes and (f==fmts[0] or s!=NORM_SHAPES[-1])]
+    if 'compiled' in modes: jobs += [(k,compiled_shape,'compiled','contiguous') for k in names]
+    for k,s,mode,fmt in jobs:
+        rows.append(bench_norm(k, s, mode, fmt, rounds=min(rounds, 6) if 4*math.prod(s)>1e8 else rounds, **how))
+        print(bench_line(rows[-1]), flush=True)
+
+
+# %% ../nbs/20_performance.ipynb #c20d0052
 def bench_all(
     names,        # keys of `NORM_PAIRS`
     shapes,       # inputs (N, C, H, W); what does not fit into the free memory is left out
     modes,        # of eager, compiled
     fmts,         # of contiguous, channels_last
     quick=False,  # only the control and the layers, a few rounds of a few milliseconds?
-    rounds=15,    # alternating measurements of each pair; of inputs over 100 MB six
+    rounds=15,    # alternating measurements of each pair
     device='cpu', # where to compute
     parts=BENCH_PARTS[:-1], # what to measure
-    compiled_shape=(64,64,28,28), # of the compiled layers, in contiguous order: each takes a quarter of a minute to compile
-    save=lambda res: None, # called with what is there after each part
+    save=lambda res: None,  # called with what is there after each part
 )->dict:          # machine, control, ceiling, rows, and a key for each other part
     "Everything that this page is about, measured in one process, one printed line a layer."
     clock = time.thread_time if torch.get_num_threads()==1 and device=='cpu' else time.perf_counter
     how = dict(rounds=7 if quick else rounds, min_time=.003 if quick else .01, device=device, clock=clock)
     res = dict(machine=machine_info(device)|dict(clock=clock.__name__), rows=[], seconds={})
-    def timed(part, f):
+    jobs = dict(control=lambda: bench_control(pairs=12 if quick else 60, device=device, clock=clock), ceiling=lambda: bench_ceiling(**how),
+                norms=lambda: bench_layers(res['rows'], names, fitting_shapes(shapes, device), modes, fmts, **how),
+                epochs=lambda: bench_epochs(**how | dict(rounds=6)), stack=lambda: bench_stack(compile='compiled' in modes, **how), imports=bench_imports,
+                memory=lambda: dict(work=bench_work(**how), sizes=bench_sizes(**how), ops=bench_ops(**how), passes=[bench_passes(k) for k in names]), pages=bench_pages)
+    for part in ('control','norms') if quick else ('control','ceiling',*(o for o in BENCH_PARTS if o in parts)):
         start = time.perf_counter()
-        got = f()
+        got = jobs[part]()
         res['seconds'][part] = round(time.perf_counter()-start, 1)
         if got is not None: res[part] = got
         save(res)
-    def norms():
-        print(BENCH_HEAD)
-        jobs = [(k,s,'eager',f) for f in fmts for s in fitting_shapes(shapes, device) for k in names if 'eager' in modes and (f==fmts[0] or s!=NORM_SHAPES[-1])]
-        if 'compiled' in modes: jobs += [(k,compiled_shape,'compiled','contiguous') for k in names]
-        for args in jobs:
-            res['rows'].append(bench_norm(*args, **how | dict(rounds=min(how['rounds'], 6 if 4*math.prod(args[1])>1e8 else math.inf))))
-            print(bench_line(res['rows'][-1]), flush=True)
-    timed('control', lambda: bench_control(pairs=12 if quick else 60, device=device, clock=clock))
-    if not quick: timed('ceiling', lambda: bench_ceiling(**how))
-    if 'norms' in parts: timed('norms', norms)
-    if quick: return res
-    if 'epochs'  in parts: timed('epochs', lambda: bench_epochs(**how | dict(rounds=6)))
-    if 'stack'   in parts: timed('stack', lambda: bench_stack(compile='compiled' in modes, **how))
-    if 'imports' in parts: timed('imports', bench_imports)
-    if 'memory'  in parts: timed('memory', lambda: dict(work=bench_work(**how), sizes=bench_sizes(**how), ops=bench_ops(**how), passes=[bench_passes(k) for k in names]))
-    if 'pages'   in parts: timed('pages', bench_pages)
     return res
 
 
