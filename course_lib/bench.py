@@ -8,10 +8,11 @@ __all__ = ['NORM_PAIRS', 'NORM_SHAPES', 'NORM_PASSES', 'TARGETS', 'BENCH_PARTS',
            'bench_ceiling', 'MemoryTraffic', 'count_passes', 'fused_passes', 'bench_control', 'bench_passes',
            'bench_sizes', 'bench_work', 'bench_ops', 'machine_info', 'bench_line', 'plain_epoch', 'bench_epochs',
            'bench_stack', 'bench_imports', 'bench_pages', 'bench_table', 'table_text', 'check_words', 'parse_shape',
-           'fitting_shapes', 'bench_layers', 'bench_all', 'course_bench']
+           'kept_parts', 'fitting_shapes', 'bench_layers', 'bench_all', 'course_bench']
 
 # %% ../nbs/20_performance.ipynb #5cdda7fb
 import contextlib, io, json, logging, math, os, platform, subprocess, sys, time, warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from itertools import product
 from pathlib import Path
@@ -51,10 +52,10 @@ def alternate(
     device='cpu',        # as in `time_calls`
     clock=time.perf_counter, # as in `time_calls`
 )->dict:                 # name: (rounds,) seconds a call, in the order in which they were taken
-    "Warm up, then measure each function in turn, again and again."
+    "Warm up by two calls, then measure each function in turn, again and again."
     n = {}
     for k,f in fs.items():
-        for _ in range(2): f()
+        f()
         n[k] = max(1, math.ceil(min_time/time_calls(f, 1, device, clock)))
     times = [[time_calls(f, n[k], device, clock) for k,f in fs.items()] for _ in range(rounds)]
     return dict(zip(fs, np.array(times).T))
@@ -389,7 +390,7 @@ def bench_stack(
 
 # %% ../nbs/20_performance.ipynb #a1b2c308
 def bench_imports(
-    rounds:int=6, # new processes, each of which imports everything
+    rounds:int=6, # new processes, two at a time, each of which imports everything
 )->dict:          # `ratio` with its interval, seconds of torch, milliseconds of each module's own lines
     "Import time of torch and the own lines of all modules of the course against that of torch alone, as Python's `-X importtime` counts them."
     import course_lib
@@ -400,7 +401,7 @@ def bench_imports(
         rows = [l.removeprefix('import time:').split('|') for l in r.stderr.splitlines() if l.startswith('import time:') and 'cumulative' not in l]
         own = {k.strip():int(t)/1e3 for t,_,k in rows if k.strip().split('.')[0]=='course_lib'}
         return next(int(t) for _,t,k in rows if k.strip()=='torch')/1e6,own
-    found = [run() for _ in range(rounds)]
+    with ThreadPoolExecutor(2) as pool: found = list(pool.map(lambda _: run(), range(rounds)))
     ratio,lo,hi = median_interval([1+sum(own.values())/1e3/base for base,own in found])
     own = {k:round(float(np.median([o[k] for _,o in found])), 2) for k in found[0][1]}
     return dict(ratio=round(ratio, 4), lo=round(lo, 4), hi=round(hi, 4), torch_s=round(float(np.median([b for b,_ in found])), 2), own_ms=own)
@@ -478,6 +479,16 @@ def parse_shape(
     if len(shape)!=4 or min(shape)<1: raise ValueError(f'shape {text!r}: expected four numbers, such as 64x64x28x28')
     return shape
 
+def kept_parts(
+    out,          # file of an earlier run
+    device='cpu', # of this run
+)->dict:          # what it holds; empty if there is none, or one of another machine, version or number of threads
+    "What `course_bench` need not measure again."
+    old = json.loads(Path(out).read_text()) if Path(out).exists() else {}
+    known = lambda info: {k:v for k,v in info.items() if k not in ('clock','date')}
+    return old if known(old.get('machine', {}))==known(machine_info(device)) else {}
+
+
 # %% ../nbs/20_performance.ipynb #2bd10dcf
 def fitting_shapes(
     shapes,       # (N, C, H, W) of inputs
@@ -551,7 +562,7 @@ def course_bench(
     parts:str=','.join(BENCH_PARTS[:-1]),                            # what to measure: norms, epochs, stack, imports, memory; pages: time of nbdev_test
     device:str='cpu',                                                # cpu or cuda
     quick:bool=False,                                                # a first impression: eager, contiguous, one small shape, 7 rounds
-    out:str='bench_norms.json',                                      # where to save everything that was measured, part by part
+    out:str='bench_norms.json',                                      # where to save; other parts that it has from this machine stay
 ):
     "Our norms against PyTorch's, forward and backward, and the course's other targets, as ratios with 95% intervals from alternating runs."
     if quick: shapes,modes,formats = '2x64x28x28','eager','contiguous'
@@ -560,9 +571,12 @@ def course_bench(
     except ValueError as e: sys.exit(f'course_bench: {e}')
     if rounds<6: sys.exit(f'course_bench: {rounds} rounds have no interval of 95%; take 6 or more')
     torch.set_num_threads(threads)
-    save = lambda res: Path(out).write_text(json.dumps(res | dict(table=bench_table(res)))+'\n')
+    kept = kept_parts(out, device)
+    def save(res):
+        whole = kept | {k:v for k,v in res.items() if v} | dict(seconds=kept.get('seconds', {})|res['seconds'])
+        Path(out).write_text(json.dumps(whole | dict(table=bench_table(whole)))+'\n')
     res = bench_all(*args[:4], quick, rounds, device, args[4], save=save)
-    table = bench_table(res)
+    table = json.loads(Path(out).read_text())['table']
     print(table_text(table))
     print(f"saved to {out} in {sum(res['seconds'].values()):.0f} s; {sum(o['met'] is True for o in table)} of {sum(o['target'] is not None for o in table)} targets met")
 

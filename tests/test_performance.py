@@ -61,6 +61,15 @@ def test_saved_part_by_part(tmp_path, monkeypatch):
     assert saved['rows'][0]['ours_limit'] > 0
 
 
+def test_parts_are_added(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, 'bench_imports', lambda: dict(ratio=1.1, lo=1., hi=1.2, own_ms=dict(core=1.)))
+    out = str(tmp_path/'b.json')
+    course_bench(**SMALL | dict(parts='norms'), rounds=6, out=out)
+    course_bench(**SMALL | dict(parts='imports'), rounds=6, out=out)
+    saved = json.loads((tmp_path/'b.json').read_text())
+    assert len(saved['rows']) == 1 and len(saved['table']) == 2 and {'norms', 'imports'} <= {*saved['seconds']}
+
+
 @pytest.mark.parametrize('bad, says', [(dict(rounds=5), '6 or more'), (dict(norms='best'), 'known: batch'), (dict(parts='all'), 'known: norms')])
 def test_refusals(tmp_path, bad, says):
     with pytest.raises(SystemExit, match=says): course_bench(**SMALL | bad, out=str(tmp_path/'b.json'))
