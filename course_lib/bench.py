@@ -573,7 +573,7 @@ def course_bench(
     torch.set_num_threads(threads)
     kept = kept_parts(out, device)
     def save(res):
-        whole = kept | {k:v for k,v in res.items() if v} | dict(seconds=kept.get('seconds', {})|res['seconds'])
+        whole = dict(rows=[]) | kept | {k:v for k,v in res.items() if v} | dict(seconds=kept.get('seconds', {})|res['seconds'])
         Path(out).write_text(json.dumps(whole | dict(table=bench_table(whole)))+'\n')
     res = bench_all(*args[:4], quick, rounds, device, args[4], save=save)
     table = json.loads(Path(out).read_text())['table']
