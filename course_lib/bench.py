@@ -528,7 +528,7 @@ def bench_all(
     modes,        # of eager, compiled
     fmts,         # of contiguous, channels_last
     quick=False,  # only the control and the layers, a few rounds of a few milliseconds?
-    rounds=15,    # alternating measurements of each pair
+    rounds=11,    # alternating measurements of each pair
     device='cpu', # where to compute
     parts=BENCH_PARTS[:-1], # what to measure
     save=lambda res: None,  # called with what is there after each part
@@ -557,7 +557,7 @@ def course_bench(
     shapes:str=','.join('x'.join(map(str, s)) for s in NORM_SHAPES), # inputs (N, C, H, W); the largest in the first format only
     modes:str='eager,compiled',                                      # eager, compiled
     formats:str='contiguous,channels_last',                          # memory formats
-    rounds:int=15,                                                   # alternating measurements of each pair, at least 6; of inputs over 100 MB six
+    rounds:int=11,                                                   # alternating measurements of each pair, at least 6; of inputs over 100 MB six
     threads:int=2,                                                   # of torch; with 1 the processor's time is taken, not the wall's
     parts:str=','.join(BENCH_PARTS[:-1]),                            # what to measure: norms, epochs, stack, imports, memory; pages: time of nbdev_test
     device:str='cpu',                                                # cpu or cuda
