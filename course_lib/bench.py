@@ -51,12 +51,13 @@ def alternate(
     min_time:float=.02,  # seconds that one measurement should last: short calls are repeated
     device='cpu',        # as in `time_calls`
     clock=time.perf_counter, # as in `time_calls`
+    warmup:int=2,        # calls of each that don't count
 )->dict:                 # name: (rounds,) seconds a call, in the order in which they were taken
-    "Warm up by two calls, then measure each function in turn, again and again."
+    "Warm up, then measure each function in turn, again and again."
     n = {}
     for k,f in fs.items():
-        f()
-        n[k] = max(1, math.ceil(min_time/time_calls(f, 1, device, clock)))
+        for _ in range(warmup): once = time_calls(f, 1, device, clock)
+        n[k] = max(1, math.ceil(min_time/once))
     times = [[time_calls(f, n[k], device, clock) for k,f in fs.items()] for _ in range(rounds)]
     return dict(zip(fs, np.array(times).T))
 
@@ -508,7 +509,7 @@ def bench_layers(
     shapes,       # inputs (N, C, H, W); the largest of `NORM_SHAPES` in the first format only
     modes,        # of eager, compiled
     fmts,         # of contiguous, channels_last
-    rounds:int,   # alternating measurements of each pair; of inputs over 100 MB six
+    rounds:int,   # alternating measurements of each pair; of inputs over 100 MB six, after one to warm up
     compiled_shape=(64,64,28,28), # of the compiled layers, in contiguous order: each takes a quarter of a minute to compile
     **how,        # min_time, device and clock, as in `alternate`
 ):
@@ -517,7 +518,8 @@ def bench_layers(
     jobs = [(k,s,'eager',f) for f in fmts for s in shapes for k in names if 'eager' in modes and (f==fmts[0] or s!=NORM_SHAPES[-1])]
     if 'compiled' in modes: jobs += [(k,compiled_shape,'compiled','contiguous') for k in names]
     for k,s,mode,fmt in jobs:
-        rows.append(bench_norm(k, s, mode, fmt, rounds=min(rounds, 6) if 4*math.prod(s)>1e8 else rounds, **how))
+        large = dict(rounds=min(rounds, 6), warmup=1) if 4*math.prod(s)>1e8 else {}
+        rows.append(bench_norm(k, s, mode, fmt, **how | dict(rounds=rounds) | large))
         print(bench_line(rows[-1]), flush=True)
 
 
@@ -528,7 +530,7 @@ def bench_all(
     modes,        # of eager, compiled
     fmts,         # of contiguous, channels_last
     quick=False,  # only the control and the layers, a few rounds of a few milliseconds?
-    rounds=11,    # alternating measurements of each pair
+    rounds=9,     # alternating measurements of each pair
     device='cpu', # where to compute
     parts=BENCH_PARTS[:-1], # what to measure
     save=lambda res: None,  # called with what is there after each part
@@ -539,7 +541,7 @@ def bench_all(
     res = dict(machine=machine_info(device)|dict(clock=clock.__name__), rows=[], seconds={})
     jobs = dict(control=lambda: bench_control(pairs=12 if quick else 60, device=device, clock=clock), ceiling=lambda: bench_ceiling(**how),
                 norms=lambda: bench_layers(res['rows'], names, fitting_shapes(shapes, device), modes, fmts, **how),
-                epochs=lambda: bench_epochs(**how | dict(rounds=6)), stack=lambda: bench_stack(compile='compiled' in modes, **how), imports=bench_imports,
+                epochs=lambda: bench_epochs(**how | dict(rounds=6, warmup=1)), stack=lambda: bench_stack(compile='compiled' in modes, **how), imports=bench_imports,
                 memory=lambda: dict(work=bench_work(**how), sizes=bench_sizes(**how), ops=bench_ops(**how), passes=[bench_passes(k) for k in names]), pages=bench_pages)
     for part in ('control','norms') if quick else ('control','ceiling',*(o for o in BENCH_PARTS if o in parts)):
         start = time.perf_counter()
@@ -557,7 +559,7 @@ def course_bench(
     shapes:str=','.join('x'.join(map(str, s)) for s in NORM_SHAPES), # inputs (N, C, H, W); the largest in the first format only
     modes:str='eager,compiled',                                      # eager, compiled
     formats:str='contiguous,channels_last',                          # memory formats
-    rounds:int=11,                                                   # alternating measurements of each pair, at least 6; of inputs over 100 MB six
+    rounds:int=9,                                                    # alternating measurements of each pair, at least 6; of inputs over 100 MB six
     threads:int=2,                                                   # of torch; with 1 the processor's time is taken, not the wall's
     parts:str=','.join(BENCH_PARTS[:-1]),                            # what to measure: norms, epochs, stack, imports, memory; pages: time of nbdev_test
     device:str='cpu',                                                # cpu or cuda

@@ -4,7 +4,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from course_lib.activations import ActivationStats
 from course_lib import bench
-from course_lib.bench import bench_table, course_bench, fitting_shapes
+from course_lib.bench import bench_table, course_bench, fitting_shapes, fused_passes, norm_pair, NORM_PASSES
 from course_lib.datasets import DataLoaders
 from course_lib.learner import DeviceCB, MetricsCB, MomentumLearner, ProgressCB
 
@@ -35,6 +35,13 @@ def test_no_read_per_batch(make):
 def test_the_fake_counts():
     with Reads() as r: torch.ones(1).item(), torch.ones(2).nonzero()
     assert r.n == 2
+
+
+@pytest.mark.parametrize('name, most', [('group', 8.3), ('instance', 8.1), ('batch', 8.1), ('layer', 7.2), ('rms', 7.2), ('running', 9.1)])
+def test_walks_of_the_compiled_step(name, most):
+    "The kernels of a training step read and write no more often than lesson 20 says."
+    ours, _, x, g = norm_pair(name, (64, 16, 14, 14))
+    assert NORM_PASSES < fused_passes(ours, x, g) < most
 
 
 def test_table():
