@@ -509,17 +509,16 @@ def bench_layers(
     shapes,       # inputs (N, C, H, W); the largest of `NORM_SHAPES` in the first format only
     modes,        # of eager, compiled
     fmts,         # of contiguous, channels_last
-    rounds:int,   # alternating measurements of each pair; of inputs over 100 MB six, after one to warm up
     compiled_shape=(64,64,28,28), # of the compiled layers, in contiguous order: each takes a quarter of a minute to compile
-    **how,        # min_time, device and clock, as in `alternate`
+    **how,        # rounds, min_time, device and clock, as in `alternate`; inputs over 100 MB get six rounds, after one call to warm up
 ):
     "Each norm against PyTorch's."
     print(BENCH_HEAD)
     jobs = [(k,s,'eager',f) for f in fmts for s in shapes for k in names if 'eager' in modes and (f==fmts[0] or s!=NORM_SHAPES[-1])]
     if 'compiled' in modes: jobs += [(k,compiled_shape,'compiled','contiguous') for k in names]
     for k,s,mode,fmt in jobs:
-        large = dict(rounds=min(rounds, 6), warmup=1) if 4*math.prod(s)>1e8 else {}
-        rows.append(bench_norm(k, s, mode, fmt, **how | dict(rounds=rounds) | large))
+        large = dict(rounds=6, warmup=1) if 4*math.prod(s)>1e8 else {}
+        rows.append(bench_norm(k, s, mode, fmt, **how | large))
         print(bench_line(rows[-1]), flush=True)
 
 
