@@ -6,9 +6,9 @@
 __all__ = ['NORM_PAIRS', 'NORM_SHAPES', 'NORM_PASSES', 'TARGETS', 'BENCH_PARTS', 'BENCH_HEAD', 'time_calls', 'alternate',
            'median_interval', 'speed_ratio', 'norm_pair', 'fwd_bwd', 'compiled', 'count_fused', 'bench_norm',
            'bench_ceiling', 'MemoryTraffic', 'count_passes', 'fused_passes', 'bench_control', 'bench_passes',
-           'bench_sizes', 'bench_work', 'bench_ops', 'machine_info', 'bench_line', 'plain_epoch', 'bench_epochs',
-           'bench_stack', 'bench_imports', 'bench_pages', 'bench_table', 'table_text', 'check_words', 'parse_shape',
-           'kept_parts', 'fitting_shapes', 'bench_layers', 'bench_all', 'course_bench']
+           'bench_sizes', 'bench_work', 'bench_ops', 'machine_info', 'bench_line', 'bench_threads', 'plain_epoch',
+           'bench_epochs', 'bench_stack', 'bench_imports', 'bench_pages', 'bench_table', 'table_text', 'check_words',
+           'parse_shape', 'kept_parts', 'fitting_shapes', 'bench_layers', 'bench_all', 'course_bench']
 
 # %% ../nbs/20_performance.ipynb #5cdda7fb
 import contextlib, io, json, logging, math, os, platform, subprocess, sys, time, warnings
@@ -298,7 +298,7 @@ def bench_ops(
 
 # %% ../nbs/20_performance.ipynb #d2e9c9c0
 TARGETS = dict(eager=2.5, compiled=1.15)
-BENCH_PARTS = ('norms','epochs','stack','imports','memory','pages')
+BENCH_PARTS = ('norms','epochs','stack','imports','memory','threads','pages')
 
 def machine_info(
     device:str='cpu', # that the numbers are measured on
@@ -320,6 +320,24 @@ def bench_line(
     ok = 'met' if row['ratio']<=TARGETS[row['mode']] else f"over {TARGETS[row['mode']]}"
     return (f"{row['norm']:9}{row['mode']:9} {row['format']:14}{'x'.join(map(str, row['shape'])):14}{row['ratio']:6.2f} "
             f"[{row['lo']:.2f}, {row['hi']:.2f}]".ljust(68) + f"{row['ours_ms']:9.3f} {row['theirs_ms']:9.3f} ms   {row['ours_limit']:5.0%} {row['theirs_limit']:5.0%}  {ok}")
+
+# %% ../nbs/20_performance.ipynb #c20d0060
+def bench_threads(
+    channels:tuple=(8,16,32,64),  # sizes of axis 1; the number of images falls as it grows
+    values:int=2**22,             # about how many the input has
+    **how,                        # rounds and min_time, as in `alternate`
+)->list:                          # channels, format and `speed_ratio` of two threads (ours) to one (theirs)
+    "A training step of `nn.BatchNorm2d` on two threads against the same step on one."
+    def on(threads, f):
+        def call(): torch.set_num_threads(threads); f()
+        return call
+    before,rows = torch.get_num_threads(),[]
+    for fmt,c in product(('contiguous','channels_last'), channels):
+        _,m,x,g = norm_pair('batch', (values//(c*196),c,14,14), fmt)
+        f = fwd_bwd(m, x, g)
+        rows.append(dict(channels=c, format=fmt, **speed_ratio(alternate(dict(ours=on(2, f), theirs=on(1, f)), **how))))
+    torch.set_num_threads(before)
+    return rows
 
 # %% ../nbs/20_performance.ipynb #a1b2c302
 def plain_epoch(
@@ -541,7 +559,8 @@ def bench_all(
     jobs = dict(control=lambda: bench_control(pairs=12 if quick else 60, device=device, clock=clock), ceiling=lambda: bench_ceiling(**how),
                 norms=lambda: bench_layers(res['rows'], names, fitting_shapes(shapes, device), modes, fmts, **how),
                 epochs=lambda: bench_epochs(**how | dict(rounds=6, warmup=1)), stack=lambda: bench_stack(compile='compiled' in modes, **how), imports=bench_imports,
-                memory=lambda: dict(work=bench_work(**how), sizes=bench_sizes(**how), ops=bench_ops(**how), passes=[bench_passes(k) for k in names]), pages=bench_pages)
+                memory=lambda: dict(work=bench_work(**how), sizes=bench_sizes(**how), ops=bench_ops(**how), passes=[bench_passes(k) for k in names]),
+                threads=lambda: bench_threads(rounds=how['rounds'], min_time=how['min_time']), pages=bench_pages)
     for part in ('control','norms') if quick else ('control','ceiling',*(o for o in BENCH_PARTS if o in parts)):
         start = time.perf_counter()
         got = jobs[part]()
@@ -560,7 +579,7 @@ def course_bench(
     formats:str='contiguous,channels_last',                          # memory formats
     rounds:int=9,                                                    # alternating measurements of each pair, at least 6; of inputs over 100 MB six
     threads:int=2,                                                   # of torch; with 1 the processor's time is taken, not the wall's
-    parts:str=','.join(BENCH_PARTS[:-1]),                            # what to measure: norms, epochs, stack, imports, memory; pages: time of nbdev_test
+    parts:str=','.join(BENCH_PARTS[:-1]),                            # what to measure: norms, epochs, stack, imports, memory, threads; pages: time of nbdev_test
     device:str='cpu',                                                # cpu or cuda
     quick:bool=False,                                                # a first impression: eager, contiguous, one small shape, 7 rounds
     out:str='bench_norms.json',                                      # where to save; other parts that it has from this machine stay
