@@ -92,7 +92,7 @@ class Fresh:
             specs = KernelSpecManager(kernel_dirs=[str(self.folder/'share/jupyter/kernels')], ensure_native_kernel=False)
             km = AsyncKernelManager(kernel_name='fresh', kernel_spec_manager=specs)
             client = NotebookClient(nb, km=km, timeout=timeout, resources=dict(metadata=dict(path=cwd)))
-            try: client.execute(env=self.env(cwd))
+            try: client.execute(env=self.env(cwd), cleanup_kc=True)  # a kernel manager of our own would outlive the notebook
             except Exception as e: return time.time()-start, f'{type(e).__name__}: {str(e)[-1500:]}'
         return time.time()-start, None
 
