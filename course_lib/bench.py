@@ -51,7 +51,7 @@ def alternate(
     min_time:float=.02,  # seconds that one measurement should last: short calls are repeated
     device='cpu',        # as in `time_calls`
     clock=time.perf_counter, # as in `time_calls`
-    warmup:int=2,        # calls of each that don't count
+    warmup:int=2,        # calls of each that don't count, at least 1
 )->dict:                 # name: (rounds,) seconds a call, in the order in which they were taken
     "Warm up, then measure each function in turn, again and again."
     n = {}
@@ -298,7 +298,7 @@ def bench_ops(
 
 # %% ../nbs/20_performance.ipynb #d2e9c9c0
 TARGETS = dict(eager=2.5, compiled=1.15)
-BENCH_PARTS = ('norms','epochs','stack','imports','memory','threads','pages')
+BENCH_PARTS = ('control','ceiling','norms','epochs','stack','imports','memory','threads','pages')
 
 def machine_info(
     device:str='cpu', # that the numbers are measured on
@@ -561,7 +561,7 @@ def bench_all(
                 epochs=lambda: bench_epochs(**how | dict(rounds=6, warmup=1)), stack=lambda: bench_stack(compile='compiled' in modes, **how), imports=bench_imports,
                 memory=lambda: dict(work=bench_work(**how), sizes=bench_sizes(**how), ops=bench_ops(**how), passes=[bench_passes(k) for k in names]),
                 threads=lambda: bench_threads(rounds=how['rounds'], min_time=how['min_time']), pages=bench_pages)
-    for part in ('control','norms') if quick else ('control','ceiling',*(o for o in BENCH_PARTS if o in parts)):
+    for part in [o for o in BENCH_PARTS if o in (('control','norms') if quick else parts)]:
         start = time.perf_counter()
         got = jobs[part]()
         res['seconds'][part] = round(time.perf_counter()-start, 1)
@@ -579,7 +579,7 @@ def course_bench(
     formats:str='contiguous,channels_last',                          # memory formats
     rounds:int=9,                                                    # alternating measurements of each pair, at least 6; of inputs over 100 MB six
     threads:int=2,                                                   # of torch; with 1 the processor's time is taken, not the wall's
-    parts:str=','.join(BENCH_PARTS[:-1]),                            # what to measure: norms, epochs, stack, imports, memory, threads; pages: time of nbdev_test
+    parts:str=','.join(BENCH_PARTS[:-1]),                            # what to measure: control, ceiling, norms, epochs, stack, imports, memory, threads; pages: time of nbdev_test
     device:str='cpu',                                                # cpu or cuda
     quick:bool=False,                                                # a first impression: eager, contiguous, one small shape, 7 rounds
     out:str='bench_norms.json',                                      # where to save; other parts that it has from this machine stay

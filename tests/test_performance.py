@@ -56,7 +56,7 @@ def test_shapes_that_fit():
     assert fitting_shapes([(2, 3, 4, 4), (10**6, 10**4, 1, 1)]) == [(2, 3, 4, 4)]
 
 
-SMALL = dict(norms='rms', shapes='2x4x4x4', modes='eager', formats='contiguous', parts='norms,epochs', threads=1)
+SMALL = dict(norms='rms', shapes='2x4x4x4', modes='eager', formats='contiguous', parts='ceiling,norms,epochs', threads=1)
 
 
 def test_saved_part_by_part(tmp_path, monkeypatch):
@@ -71,13 +71,15 @@ def test_saved_part_by_part(tmp_path, monkeypatch):
 def test_parts_are_added(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, 'bench_imports', lambda: dict(ratio=1.1, lo=1., hi=1.2, own_ms=dict(core=1.)))
     out = str(tmp_path/'b.json')
-    course_bench(**SMALL | dict(parts='norms'), rounds=6, out=out)
+    course_bench(**SMALL | dict(parts='ceiling,norms'), rounds=6, out=out)
+    before = json.loads((tmp_path/'b.json').read_text())
     course_bench(**SMALL | dict(parts='imports'), rounds=6, out=out)
     saved = json.loads((tmp_path/'b.json').read_text())
+    assert saved['ceiling'] == before['ceiling'] and saved['rows'] == before['rows']   # what was not asked for stays
     assert len(saved['rows']) == 1 and len(saved['table']) == 2 and {'norms', 'imports'} <= {*saved['seconds']}
 
 
-@pytest.mark.parametrize('bad, says', [(dict(rounds=5), '6 or more'), (dict(norms='best'), 'known: batch'), (dict(parts='all'), 'known: norms')])
+@pytest.mark.parametrize('bad, says', [(dict(rounds=5), '6 or more'), (dict(norms='best'), 'known: batch'), (dict(parts='all'), 'known: control')])
 def test_refusals(tmp_path, bad, says):
     with pytest.raises(SystemExit, match=says): course_bench(**SMALL | bad, out=str(tmp_path/'b.json'))
     assert not list(tmp_path.iterdir())
