@@ -113,13 +113,17 @@ def layer_table(
     model:nn.Sequential, # its children are run one after another
     x:Tensor,            # a batch; the modes of the modules are kept, so batch norms may be updated
 )->list:                 # a dict a child: name, shape of its output without N, params, mults per sample
-    "Shapes, parameters and multiplications, child by child."
-    rows = []
-    for name,child in model.named_children():
-        weights = sum(o.weight.numel() for o in child.modules() if isinstance(o, (nn.Conv2d,nn.Linear)))
-        x = child(x)
-        mults = weights*(x[0,0].numel() if x.ndim==4 else 1)
-        rows.append(dict(name=name, shape=tuple(x.shape[1:]), params=n_params(child), mults=mults))
+    "Shapes, parameters, and multiplications of the convolutions and linear maps, child by child."
+    rows,counts = [],[]
+    def count(m, args, y): counts.append(m.weight.numel()*y[0].numel()//len(m.weight))
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (nn.Conv2d,nn.Linear))]
+    try:
+        for name,child in model.named_children():
+            counts.clear()
+            x = child(x)
+            rows.append(dict(name=name, shape=tuple(x.shape[1:]), params=n_params(child), mults=sum(counts)))
+    finally:
+        for h in hooks: h.remove()
     return rows
 
 # %% ../nbs/06_models.ipynb #4d0ac2f3
@@ -184,9 +188,10 @@ def conv_pool(
     return nn.Sequential(c, nn.MaxPool2d(2), *rest)
 
 def pooled_net(
-    norm=None, # norm factory `num_features -> nn.Module`, or None
-)->nn.Sequential: # (N, 1, 28, 28) -> (N, 10)
-    "Five convolutions on 28, 14, 14, 7 and 7 pixels, the largest value of each channel, a linear layer."
-    same = partial(conv, stride=1, norm=norm)
-    return nn.Sequential(conv_pool(1, 16, norm), same(16, 32), conv_pool(32, 48, norm), same(48, 64), same(64, 64),
-                         nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    norm=None,       # norm factory `num_features -> nn.Module`, or None
+    late:bool=False, # pool one convolution later? No further parameter, twice the arithmetic
+)->nn.Sequential:    # (N, 1, 28, 28) -> (N, 10)
+    "Five convolutions on 28, 14, 14, 7 and 7 pixels (`late`: 28, 28, 14, 14 and 7), the largest value of each channel, a linear layer."
+    nfs,pools = (1,16,32,48,64,64),(1,3) if late else (0,2)
+    convs = [conv_pool(ni, nf, norm) if i in pools else conv(ni, nf, stride=1, norm=norm) for i,(ni,nf) in enumerate(zip(nfs, nfs[1:]))]
+    return nn.Sequential(*convs, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, 10))

@@ -2,8 +2,8 @@
 
     COURSE_DATA=<folder with fashion-mnist/ and mnist/> python experiments/famous.py [part...]
 
-Parts: two (MNIST in batches of 2), recalibrated (two of its nets, evaluated with other statistics), naive (running batch norm as
-published), grid (norms times learning rates), published (detached or full gradient, MNIST), smooth (the loss
+Parts: two (MNIST in batches of 2), recalibrated (running batch norm with other statistics, and without the norm on one pixel),
+grid (norms times learning rates), published (detached or full gradient, MNIST), smooth (the loss
 along the gradient), scale (initial weights times a factor). Each appends its rows to nbs/results/17_<part>.jsonl and skips the runs
 that are there, so it may be stopped and started again. All models use one thread, plain SGD and no schedule.
 """
@@ -116,17 +116,7 @@ def two(nets=TWO_NETS, lrs=TWO_LRS, part='two', refresh=()):
                 row['recalibrated'] = evaluate(m, xv, yv)['accuracy']
             append(out, row, TWO, sec)
 
-def naive():
-    out = RESULTS/'17_two.jsonl'
-    x,y,xv,yv = data(TWO['dataset'], TWO['samples'])
-    for lr,s in product((.4,.1,.02), SEEDS):  # it branches on its own numbers, so it can't be stacked
-        if ('running_naive',lr,s) in done(out, ('net','lr','seed')): continue
-        t,m = time.time(),make('running_naive', s)
-        train(m, x, y, lr, TWO['bs'], orders(len(x), s))
-        append(out, dict(net='running_naive', lr=lr, seed=s, **evaluate(m, xv, yv)), TWO, time.time()-t)
-
-
-def recalibrated(): two(('running',), (.02,), 'recalibrated', ('running',))
+def recalibrated(): two(('running','running_no1x1'), (.02,), 'recalibrated', ('running',))
 
 
 # ---- norms times learning rates; the published comparison; the scale of the initial weights
@@ -259,7 +249,7 @@ def each(part, keys, runs, run, config):
 
 def main(parts):
     torch.set_num_threads(1)
-    for p in parts: dict(two=two, naive=naive, recalibrated=recalibrated, grid=grid, published=published, smooth=smooth, scale=scale)[p]()
+    for p in parts: dict(two=two, recalibrated=recalibrated, grid=grid, published=published, smooth=smooth, scale=scale)[p]()
 
 
-if __name__ == '__main__': main(sys.argv[1:] or ('two','grid','smooth','scale','recalibrated','naive','published'))
+if __name__ == '__main__': main(sys.argv[1:] or ('two','grid','smooth','scale','recalibrated','published'))

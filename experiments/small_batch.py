@@ -1,6 +1,7 @@
 """The runs of the lesson on small batches that are not in its grid: python experiments/small_batch.py [sources|leaderboard]
 
-sources: the published settings on MNIST, 10,000 images in batches of 2 at lr .4, and 20,000 in batches of 16 at lr 1 falling to .2.
+sources: the published settings on MNIST, one epoch in batches of 2 at lr .4, and in batches of 16 at lr 1 falling to .2; beside the first,
+two smaller rates.
 leaderboard: one epoch of MNIST, three learning rates. Rows go to nbs/results/16_<what>.jsonl; killed and started again, it goes on.
 The grid itself: course_sweep --dataset fashion_mnist --out nbs/results/16_fashion_mnist.jsonl (and mnist).
 """
@@ -12,12 +13,12 @@ import torch
 from course_lib.sweep import RunConfig, Sweep
 
 OUT = Path(__file__).parents[1]/'nbs/results'
-S0 = dict(dataset='mnist', norm_1x1=True, model='five', n_evals=5)
+S0 = dict(dataset='mnist', norm_1x1=True, model='published', init='default', samples=50_000, n_evals=5)
 
 GRIDS = dict(
-    sources=[RunConfig(norm=n, batch_size=2, lr=.4, seed=s, schedule='constant', samples=10_000, **S0)
-             for n in ('batch', 'running_naive', 'running', 'group', 'layer', 'none') for s in range(3)] +
-            [RunConfig(norm=n, batch_size=16, lr=1., seed=s, schedule='fifth', samples=20_000, **S0)
+    sources=[RunConfig(norm=n, batch_size=2, lr=lr, seed=s, schedule='constant', **S0)
+             for n in ('batch', 'running_naive', 'running', 'group', 'layer', 'none') for lr in (.4, .1, .02) for s in range(3)] +
+            [RunConfig(norm=n, batch_size=16, lr=1., seed=s, schedule='fifth', **S0)
              for n in ('batch', 'running_naive', 'running', 'group') for s in range(3)],
     leaderboard=[RunConfig('mnist', norm, 64, lrs[i], s, model=model, samples=50_000, schedule='onecycle', n_evals=2, n_valid=1000)
                  for i in range(3) for s in range(3) for model, norm, lrs in
@@ -25,4 +26,4 @@ GRIDS = dict(
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    for what in sys.argv[1:] or GRIDS: Sweep(GRIDS[what], OUT/f'16_{what}.jsonl', stack=3 if what=='sources' else 1).run()
+    for what in sys.argv[1:] or GRIDS: Sweep(GRIDS[what], OUT/f'16_{what}.jsonl', stack=9 if what=='sources' else 1).run()

@@ -3,7 +3,8 @@
     COURSE_DATA=<folder with fashion-mnist/> python experiments/towards90.py [part...]
 
 Parts: path (the published recipe, all data), tune (rate and batch size, trained on 6,000 images and judged on the last 10,000 of the training part),
-best (the chosen recipe, all data), small (every ingredient left out, 6,000 images), ablate (the same with all data). Each appends to
+full (five recipes, the same with 50,000 images),
+best (the chosen recipe, all data), late (the same, in a net that pools later), small (every ingredient left out, 6,000 images), ablate (the same with all data). Each appends to
 nbs/results/18_towards90.jsonl and skips the runs that are there, so it may be stopped and started again; `best3` makes three of its five seeds. One thread; `bfloat16`
 in the recipe is for processors that have it.
 """
@@ -33,9 +34,10 @@ RATES = {'no norm':(dict(norm='none'), (.05,.02)), 'group norm':(dict(norm='grou
          'AdamW':(dict(opt='adamw', decay=.05), (.005,.002)), 'constant, own rate':(dict(sched='constant'), (.03,.01))}
 TUNE += [o|dict(lr=lr) for o,lrs in RATES.values() for lr in lrs]
 TUNED = {'no norm':.02, 'group norm':.05, 'no momentum':1., 'AdamW':.005, 'constant, own rate':.03}  # the better one of each, by the rows of `tune`
-LEFT_OUT = {k:o|dict(lr=TUNED[k]) for k,(o,_) in RATES.items()} | {
-    'constant rate':dict(sched='constant'), 'default init':dict(init='default'), 'no flip':dict(flip=False), 'no weight decay':dict(decay=0.)}
+LEFT_OUT = {'default init':dict(init='default'), 'no flip':dict(flip=False)} | {k:o|dict(lr=TUNED[k]) for k,(o,_) in RATES.items()} | {
+    'no weight decay':dict(decay=0.), 'constant rate':dict(sched='constant')}
 SUBSET = 6_000  # those that ship with the course
+FULL = [{}, dict(bs=64), dict(bs=64, lr=.05), dict(smoothing=.1), dict(late=True)]  # what else might help: trained on 50,000 images
 
 
 def factory(norm): return nn.BatchNorm2d if norm=='batch' else norm_factory(norm)
@@ -53,7 +55,7 @@ def groups(params, opt, lr, momentum, decay):
     return torch.optim.SGD(gs, lr=lr, momentum=momentum, nesterov=momentum>0)
 
 def build(c):
-    model = pooled_net(factory(c['norm']))
+    model = pooled_net(factory(c['norm']), c.get('late', False))
     if c['init']=='kaiming':
         model.apply(init_weights)
         nn.init.zeros_(model[-1].weight)  # at first no class is likelier than another
@@ -109,16 +111,20 @@ def subset(dd, n, valid=None):
     "The first `n` images, and the test images or others of the training images"
     return type(dd)(train=dd['train'].select(range(n)), test=dd['test'] if valid is None else dd['train'].select(valid))
 
+def words(changes): return ', '.join(f'{k} {v}' for k,v in changes.items())
+
 def plan(dd, parts):
     "(part, name, changes to the recipe, seed, data)"
     held_out = range(50_000, 60_000)
     for part in parts:
         part,first = part.rstrip('0123456789'),int(part.lstrip('abcdefghijklmnopqrstuvwxyz') or 9)  # best3: its first three seeds
         if part=='path': yield from ((part, 'published', None, s, dd) for s in range(5)[:first])
-        if part=='tune': yield from ((part, ', '.join(f'{k} {v}' for k,v in o.items()), BEST|o, s, subset(dd, SUBSET, held_out)) for s in range(1) for o in TUNE)
+        if part=='tune': yield from ((part, words(o), BEST|o, s, subset(dd, SUBSET, held_out)) for s in range(1) for o in TUNE)
+        if part=='full': yield from ((part, words(o) or 'as it is', BEST|o, 0, subset(dd, 50_000, held_out)) for o in FULL)
         if part=='best': yield from ((part, 'best', BEST, s, dd) for s in range(5)[:first])
+        if part=='late': yield from ((part, 'late', BEST|dict(late=True), s, dd) for s in range(5)[:first])
         if part=='small': yield from ((part, n, BEST|o, s, subset(dd, SUBSET)) for s in range(3) for n,o in (dict(best={})|LEFT_OUT).items())
-        if part=='ablate': yield from ((part, n, BEST|o, s, dd) for s in range(3) for n,o in LEFT_OUT.items())
+        if part=='ablate': yield from ((part, n, BEST|o, s, dd) for n,o in LEFT_OUT.items() for s in range(3))
 
 def main(parts):
     torch.set_num_threads(1)
@@ -135,4 +141,4 @@ def main(parts):
         print(part, name, seed, row['accuracy'], row.get('mirrored'), row['seconds'], flush=True)
 
 
-if __name__ == '__main__': main(sys.argv[1:] or ('path','tune','best','small','ablate'))
+if __name__ == '__main__': main(sys.argv[1:] or ('path','tune','full','best','late','small','ablate'))

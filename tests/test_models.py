@@ -9,7 +9,7 @@ from torch import nn
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 
-from course_lib.models import GeneralRelu, LeNet, ResBlock, conv, get_model, layer_table, n_params, out_size
+from course_lib.models import GeneralRelu, LeNet, ResBlock, conv, get_model, layer_table, n_params, out_size, pooled_net
 
 ROOT = Path(__file__).resolve().parents[1]
 NORMS = dict(none=None, batch=nn.BatchNorm2d, group=partial(nn.GroupNorm, 2), instance=partial(nn.InstanceNorm2d, affine=True))
@@ -101,7 +101,7 @@ def test_table_counts():
     "Multiplications as torch counts them."
     from torch.utils.flop_counter import FlopCounterMode
     x = torch.randn(1, 1, 28, 28)
-    for m in (get_model(), LeNet()):
+    for m in (get_model(), LeNet(), pooled_net(), pooled_net(late=True), nn.Sequential(ResBlock(1, 8, 2), nn.Conv2d(8, 8, 3, groups=4))):
         with FlopCounterMode(display=False) as f: m(x)
         rows = layer_table(m, x)
         assert 2*sum(r['mults'] for r in rows) == f.get_total_flops()
