@@ -2,11 +2,11 @@
 
     COURSE_DATA=<folder with fashion-mnist/> python experiments/towards90.py [part...]
 
-Parts: path (the published recipe, all data), tune (rate and batch size, trained on 6,000 images and judged on the last 10,000 of the training part),
-full (five recipes, the same with 50,000 images),
-best (the chosen recipe, all data), late (the same, in a net that pools later), small (every ingredient left out, 6,000 images), ablate (the same with all data). Each appends to
-nbs/results/18_towards90.jsonl and skips the runs that are there, so it may be stopped and started again; `best3` makes three of its five seeds. One thread; `bfloat16`
-in the recipe is for processors that have it.
+Parts: path (the published recipe, all data), tune (rate and batch size, trained on 6,000 images and judged on the last 10,000 of the
+training part), full (five recipes, the same with 50,000 images), best (the chosen recipe, all data), late (the same, in a net that pools
+later), small (every ingredient left out, 6,000 images), ablate (the same with all data). Each appends to nbs/results/18_towards90.jsonl
+and skips the runs that are there, so it may be stopped and started again; `best3` and `late3` make three of their five seeds. One thread;
+`bfloat16` in the recipe is for processors that have it.
 """
 import json, sys, time
 from functools import partial

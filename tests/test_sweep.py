@@ -48,12 +48,14 @@ def test_deterministic():
     assert {'torch', 'commit', 'device', 'seconds', 'steps_per_second', 'failure'} <= set(a)
 
 
-CASES = [(n, 2, False) for n in S.SWEEP_NORMS] + [('running', 1, True), ('group', 1, False), ('batch', 8, True), ('running_naive', 8, True)]
+CASES = [(n, 2, False, 'five') for n in S.SWEEP_NORMS] + [(*o, 'five') for o in
+         (('running', 1, True), ('group', 1, False), ('batch', 8, True), ('running_naive', 8, True))] + [
+         (n, 2, True, 'published') for n in ('none', 'running_naive', 'group', 'layer')]  # batch norm of few values is chaotic, alone as well
 
-@pytest.mark.parametrize('norm,bs,norm_1x1', CASES)
-def test_stacked_is_alone(norm, bs, norm_1x1):
+@pytest.mark.parametrize('norm,bs,norm_1x1,model', CASES)
+def test_stacked_is_alone(norm, bs, norm_1x1, model):
     "50 steps in float64, where rounding cannot grow into a difference: every loss, parameter and buffer"
-    cs = [RunConfig(norm=norm, batch_size=bs, norm_1x1=norm_1x1, seed=s, lr=lr, samples=50*bs) for s, lr in ((0, .02), (1, .05))]
+    cs = [RunConfig(norm=norm, batch_size=bs, norm_1x1=norm_1x1, model=model, init='kaiming' if model=='five' else 'default', seed=s, lr=lr, samples=50*bs) for s, lr in ((0, .02), (1, .05))]
     loader = sweep_data('fashion_mnist').train
     orders = torch.stack([run_order(c, len(loader.y)) for c in cs])
     torch.set_default_dtype(torch.float64)
