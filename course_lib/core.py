@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['def_device', 'set_seed', 'map_nested', 'to_device', 'to_cpu', 'clean_tb', 'clean_ipython_hist', 'clean_mem',
-           'read_results']
+           'read_results', 'setup_line']
 
 # %% ../nbs/00_core.ipynb #488d9a71
 import gc, json, os, random, sys, traceback
@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np, torch
+
+import course_lib
 
 # %% ../nbs/00_core.ipynb #3ed28644
 def set_seed(
@@ -110,3 +112,12 @@ def read_results(
     path = next((o/name for o in places if (o/name).is_file()), None)
     if path is None: raise FileNotFoundError(f'read_results: no {name!r}; there are {sorted({f.name for o in places if o.is_dir() for f in o.iterdir()})}')
     return [json.loads(o) for o in path.read_text().splitlines() if o.strip()]
+
+# %% ../nbs/00_core.ipynb #a1f0c3d3
+def setup_line(
+)->str: # versions, device, and how to get a GPU where there is none
+    "What the first cell of a page says on Colab."
+    found = f'course_lib {course_lib.__version__} is installed, with torch {torch.__version__}'
+    if torch.cuda.is_available(): return f'{found} on {torch.cuda.get_device_name()}'
+    return f'{found} and no GPU: for one, choose "Runtime > Change runtime type > T4 GPU" and run this cell again'
+

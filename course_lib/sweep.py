@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
-from fastcore.script import Param, call_parse
+from fastcore.script import call_parse
 from torch import nn, Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from tqdm.auto import tqdm
@@ -772,7 +772,7 @@ def sweep_figures(
 # %% ../nbs/15_sweep.ipynb #a5422d68
 @call_parse
 def course_report(
-    files:Param('results of `course_sweep`; none: those of lesson 16', str, opt=False, nargs='?')='', # separated by commas; none: those of lesson 16
+    files:str='',        # results of `course_sweep`, separated by commas; none: those of lesson 16
     out:str='',          # folder for the figures and report.md; none: print the tables
 ):
     "Every table and figure of a sweep, from its rows."

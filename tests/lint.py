@@ -14,6 +14,7 @@ from derived import CELLS, HIGHLIGHTS, derived, highlights, lesson_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_KB, MAX_LINES = 500, 30
+FOLDED = dict(cellView='form')   # metadata of a cell that Colab shows by its title
 # Machine paths, registry hosts: nothing that is committed names them.
 FORBIDDEN = re.compile('|'.join([r'/wor' r'k/', r'/roo' r't/', r'/ho' r'me/\w+/', r'/tm' r'p/[\w.-]+', r'py' r'pi\.org',
                                  r'python' r'hosted', r'registry\.np' r'mjs']))
@@ -74,12 +75,22 @@ class Page:
                     yield from ((a.name.removeprefix('course_lib.'), False) for a in n.names if a.name.startswith('course_lib.'))
 
 
+def ref_of(cfg):
+    "What badge and install cell both point to: the tag of a release; the branch while the version is one of development"
+    return cfg['branch'] if 'dev' in cfg['version'] else 'v'+cfg['version']
+
 def colab_parts(name, cfg):
-    "Badge and install cell of the notebook `name`, derived from settings.ini"
-    url = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{name}"
+    "Badge and install cell of the notebook `name`, derived from settings.ini: page and library are of one version"
+    url = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{ref_of(cfg)}/nbs/{name}"
     badge = f'[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({url})'
-    cell = ("#| hide\nimport sys\nif 'google.colab' in sys.modules:\n"
-            f"    %pip install -q \"{cfg['lib_name']} @ git+{cfg['git_url']}@v{cfg['version']}\"")
+    cell = '\n'.join([
+        '#| hide',
+        '# @title Set-up: on Colab, installs the course',
+        'import sys',
+        "if 'google.colab' in sys.modules:",
+        f"    %pip install -q \"{cfg['lib_name']} @ git+{cfg['git_url']}@{ref_of(cfg)}\"",
+        f"    from {cfg['lib_name']}.core import setup_line",
+        '    print(setup_line())'])
     return badge, cell
 
 
@@ -92,7 +103,8 @@ def rule_parts(p, cfg):
     if not re.match(r'# \S', first): yield 'first cell has no "# Title"'
     if not re.search(r'^> \S', first, re.M): yield 'first cell has no "> claim"'
     if badge not in first: yield 'Colab badge is missing or not the one settings.ini gives (run `python tests/lint.py --fix`)'
-    if not any(c['source'] == cell for c in p.code): yield 'Colab install cell is missing or stale (run `python tests/lint.py --fix`)'
+    if not any(c['source'] == cell and c['metadata'] == FOLDED for c in p.code):
+        yield 'Colab install cell is missing or stale (run `python tests/lint.py --fix`)'
     for h in ('Summary', 'References') if p.is_lesson else ():
         if not re.search(rf'^## {h}', p.md, re.M): yield f'no "## {h}" section'
 
@@ -294,10 +306,10 @@ def fix(p, cfg):
     head, rest = re.match(r'(# .*\n+(?:>.*\n?)+)?([\s\S]*)', kept + '\n').groups()
     first['source'] = '\n\n'.join(filter(None, [(head or '').strip(), badge, rest.strip()]))
     old = [c for c in p.code if "'google.colab' in sys.modules" in c['source']]
-    if old: old[0]['source'] = cell
+    if old: old[0].update(source=cell, metadata=dict(FOLDED))
     else:
         at = 1 + next((i for i, c in enumerate(p.cells) if 'default_exp' in c['source']), 0)
-        new = dict(cell_type='code', execution_count=None, id=uuid.uuid4().hex[:8], metadata={}, outputs=[], source=cell)
+        new = dict(cell_type='code', execution_count=None, id=uuid.uuid4().hex[:8], metadata=dict(FOLDED), outputs=[], source=cell)
         p.cells.insert(at, new)
     if json.dumps(p.nb) != before: write(p)
 

@@ -91,7 +91,8 @@ class PooledNorm(Function):
         ctx.eps = eps
         ctx.mark_non_differentiable(new_mean, new_var)
         ctx.set_materialize_grads(False)
-        return y.mul_((rstd*weight)[:,None]).add_(bias[:,None]), new_mean, new_var
+        y = torch.addcmul(bias[:,None], y, (rstd*weight)[:,None])  # in place, torch 2.11 would lose its gradient when compiled
+        return y, new_mean, new_var
 
     @staticmethod
     def backward(ctx, g, *_):
@@ -186,7 +187,8 @@ def keep(self:RunningBatchNorm,
     "Store state: in place, but a new tensor for `torch.compile`, whose gradient may read the old value again."
     old = getattr(self, name)
     if old.dtype==torch.float16: new = new.clamp(max=torch.finfo(old.dtype).max)
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting(): setattr(self, name, new.to(old.dtype))
+    exporting = getattr(torch.compiler, '_is_exporting_flag', False)  # a compiler below torch 2.12 takes `is_exporting()` for true
+    if torch.compiler.is_compiling() and not exporting: setattr(self, name, new.to(old.dtype))
     else: old.copy_(new)
 
 # %% ../../nbs/13_runningbatchnorm.ipynb #69494e76
