@@ -1,8 +1,8 @@
-"""Batch norm with its whole gradient and with detached statistics: learning rates times seeds, for lesson 11.
+"""Batch norm with its whole gradient and with detached statistics: learning rates times seeds, for the lesson on batch norm.
 
     COURSE_DATA=<folder with fashion-mnist/> python experiments/detached.py
 
-Plain SGD, two epochs on all 60,000 images. Appends one row a run to nbs/results/batchnorm_detached.jsonl and skips
+Plain SGD, two epochs on all 60,000 images. Appends one row a run to nbs/results/detached.jsonl and skips
 the runs that are already there, so it may be stopped and started again.
 """
 import json
@@ -16,9 +16,9 @@ from course_lib.datasets import DataLoaders, get_dataset
 from course_lib.init import init_weights
 from course_lib.learner import MetricsCB, MomentumLearner
 from course_lib.models import get_model
-from course_lib.norms.batchnorm import BatchNorm, BatchNormDetached
+from course_lib.batchnorm import BatchNorm, BatchNormDetached
 
-OUT = Path(__file__).resolve().parents[1]/'nbs/results/batchnorm_detached.jsonl'
+OUT = Path(__file__).resolve().parents[1]/'nbs/results/detached.jsonl'
 NORMS = dict(batch=BatchNorm, batch_detached=BatchNormDetached)
 SEEDS, LRS, EPOCHS, BS = (0, 1, 2), (.1, .4, 1., 2., 4.), 2, 512
 

@@ -1,10 +1,10 @@
-"""Published claims on normalization, run again: the rows of lesson 17.
+"""Published claims on normalization, run again: the rows of the lesson on famous results.
 
     COURSE_DATA=<folder with fashion-mnist/ and mnist/> python experiments/famous.py [part...]
 
 Parts: two (MNIST in batches of 2), recalibrated (running batch norm with other statistics, and without the norm on one pixel),
 grid (norms times learning rates), published (detached or full gradient, MNIST), smooth (the loss
-along the gradient), scale (initial weights times a factor). Each appends its rows to nbs/results/17_<part>.jsonl and skips the runs
+along the gradient), scale (initial weights times a factor). Each appends its rows to nbs/results/famous_<part>.jsonl and skips the runs
 that are there, so it may be stopped and started again. All models use one thread, plain SGD and no schedule.
 """
 import json, math, sys, time
@@ -100,7 +100,7 @@ def train_stack(models, lrs, x, y, rows):
 
 def two(nets=TWO_NETS, lrs=TWO_LRS, part='two', refresh=()):
     "With `refresh`, kinds of norm: the accuracy again after `recalibrate` on 2,000 training images"
-    out = RESULTS/f'17_{part}.jsonl'
+    out = RESULTS/f'famous_{part}.jsonl'
     x,y,xv,yv = data(TWO['dataset'], TWO['samples'])
     for name in nets:
         runs = [r for r in product((name,), lrs, SEEDS) if r not in done(out, ('net','lr','seed'))]
@@ -241,7 +241,7 @@ def append(out, row, config, seconds):
     print(out.stem, *[row[k] for k in ('net','scale','lr','seed') if k in row], row['accuracy'], row['seconds'], flush=True)
 
 def each(part, keys, runs, run, config):
-    out = RESULTS/f'17_{part}.jsonl'
+    out = RESULTS/f'famous_{part}.jsonl'
     for r in runs:
         if r in done(out, keys): continue
         t = time.time()

@@ -4,7 +4,7 @@
 
 A small ResNet learns five classes of Fashion-MNIST at batch size 128 and is then fine-tuned on 1,000 images of the five
 others. Learning rates are chosen on held-out training images with two seeds; five other seeds are measured on the test
-images. Appends one row a run to nbs/results/14_finetune.jsonl and skips the runs that are already there.
+images. Appends one row a run to nbs/results/fine_tuning.jsonl and skips the runs that are already there.
 """
 import copy, json, time
 from functools import partial
@@ -21,7 +21,7 @@ from course_lib.models import ResBlock, conv
 from course_lib.norms.convert import convert_norms, freeze_norms, recalibrate
 from course_lib.training import BatchSchedCB
 
-OUT = Path(__file__).resolve().parents[1]/'nbs/results/14_finetune.jsonl'
+OUT = Path(__file__).resolve().parents[1]/'nbs/results/fine_tuning.jsonl'
 OLD, NEW = (1, 5, 7, 8, 9), (0, 2, 3, 4, 6)   # trousers, shoes and bags; then the five kinds of tops
 LRS, TUNE, FINAL = (.001, .003, .01, .03, .1), (10, 11), (0, 1, 2, 3, 4)
 PRE = dict(lr=.1, bs=128, epochs=1)

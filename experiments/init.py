@@ -1,8 +1,8 @@
-"""Initializations on Fashion-MNIST: the table of lesson 08b and the heat map of lesson 09.
+"""Initializations on Fashion-MNIST: the table of the lesson on initialization in practice and the heat map of the lesson on LSUV.
 
     COURSE_DATA=<folder with fashion-mnist/> python experiments/init.py
 
-Appends one row a run to nbs/results/08_init_table.jsonl (all 60,000 images) and nbs/results/09_init_or_norm.jsonl
+Appends one row a run to nbs/results/init_table.jsonl (all 60,000 images) and nbs/results/init_or_norm.jsonl
 (the first 6,000, so the sample is enough) and skips the runs that are already there, so it may be stopped and started again.
 `python experiments/init.py table` or `map` makes only one of them.
 """
@@ -112,12 +112,12 @@ def main(what=('table', 'map')):
         dls = {n: loaders(dd, TABLE['bs'], n) for n in (True, False)}
         runs = [(r, s) for s in range(20) for r in ROWS if s<ROWS[r][3]]
         run = lambda r,s: table_row(dls[ROWS[r][2] is True], r, s)
-        sweep(RESULTS/'08_init_table.jsonl', ('row', 'seed'), runs, run, dict(TABLE, n_train=len(dd['train'])))
+        sweep(RESULTS/'init_table.jsonl', ('row', 'seed'), runs, run, dict(TABLE, n_train=len(dd['train'])))
     if 'map' in what:
         for k,n in (('train', MAP['n_train']), ('test', MAP['n_valid'])): dd[k] = dd[k].select(range(min(n, len(dd[k]))))
         dls = loaders(dd, MAP['bs'])
         runs = [(i, d, lr, s) for s,d,i,lr in product(SEEDS, DEPTHS, INITS, LRS)]
-        sweep(RESULTS/'09_init_or_norm.jsonl', ('init', 'depth', 'lr', 'seed'), runs, partial(map_row, dls), MAP)
+        sweep(RESULTS/'init_or_norm.jsonl', ('init', 'depth', 'lr', 'seed'), runs, partial(map_row, dls), MAP)
 
 
 if __name__ == '__main__': main(sys.argv[1:] or ('table', 'map'))

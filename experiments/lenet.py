@@ -3,7 +3,7 @@
     COURSE_DATA=<folder with fashion-mnist/> python experiments/lenet.py         # learning rates times seeds, 4 epochs
     COURSE_DATA=<folder with fashion-mnist/> python experiments/lenet.py long    # the rates chosen there, to 0.85
 
-Appends one row a run to nbs/results/06_lenet.jsonl or 14_lenet.jsonl and skips the runs that are already there.
+Appends one row a run to nbs/results/lenet_models.jsonl or lenet_flags.jsonl and skips the runs that are already there.
 """
 import json, sys, time
 from functools import partial
@@ -22,7 +22,7 @@ from course_lib.norms.convert import norm_layers
 from course_lib.training import BatchSchedCB
 
 RESULTS = Path(__file__).resolve().parents[1]/'nbs/results'
-OUT = RESULTS/'06_lenet.jsonl'
+OUT = RESULTS/'lenet_models.jsonl'
 NORMS = dict(none=(None, None), batch=(nn.BatchNorm2d, nn.BatchNorm1d))
 LRS, SEEDS, EPOCHS, BS = (.1, .3, 1., 3.), (0, 1, 2), 4, 256
 # the long runs: factories, the rate that is best in the grid above by seeds 0 and 1, and the number of epochs
@@ -70,7 +70,7 @@ def run_long(dd, name, seed):
 
 
 def main_long():
-    dd, out = get_dataset('fashion_mnist'), RESULTS/'14_lenet.jsonl'
+    dd, out = get_dataset('fashion_mnist'), RESULTS/'lenet_flags.jsonl'
     done = {(o['model'], o['seed']) for o in map(json.loads, out.read_text().splitlines())} if out.exists() else set()
     for seed, name in product(LONG_SEEDS, LONG):
         if (name, seed) in done: continue

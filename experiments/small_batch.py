@@ -2,8 +2,8 @@
 
 sources: the published settings on MNIST, one epoch in batches of 2 at lr .4, and in batches of 16 at lr 1 falling to .2; beside the first,
 two smaller rates.
-leaderboard: one epoch of MNIST, three learning rates. Rows go to nbs/results/16_<what>.jsonl; killed and started again, it goes on.
-The grid itself: course_sweep --dataset fashion_mnist --out nbs/results/16_fashion_mnist.jsonl (and mnist).
+leaderboard: one epoch of MNIST, three learning rates. Rows go to nbs/results/small_batch_<what>.jsonl; killed and started again, it goes on.
+The grid itself: course_sweep --dataset fashion_mnist --out nbs/results/small_batch_fashion_mnist.jsonl (and mnist).
 """
 import sys
 from pathlib import Path
@@ -26,4 +26,4 @@ GRIDS = dict(
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    for what in sys.argv[1:] or GRIDS: Sweep(GRIDS[what], OUT/f'16_{what}.jsonl', stack=9 if what=='sources' else 1).run()
+    for what in sys.argv[1:] or GRIDS: Sweep(GRIDS[what], OUT/f'small_batch_{what}.jsonl', stack=9 if what=='sources' else 1).run()

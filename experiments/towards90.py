@@ -4,7 +4,7 @@
 
 Parts: path (the published recipe, all data), tune (rate and batch size, trained on 6,000 images and judged on the last 10,000 of the
 training part), full (five recipes, the same with 50,000 images), best (the chosen recipe, all data), late (the same, in a net that pools
-later), small (every ingredient left out, 6,000 images), ablate (the same with all data). Each appends to nbs/results/18_towards90.jsonl
+later), small (every ingredient left out, 6,000 images), ablate (the same with all data). Each appends to nbs/results/towards_90.jsonl
 and skips the runs that are there, so it may be stopped and started again; `best3` and `late3` make three of their five seeds. One thread;
 `bfloat16` in the recipe is for processors that have it.
 """
@@ -25,7 +25,7 @@ from course_lib.norms import norm_factory
 from course_lib.train import AutocastCB
 from course_lib.training import BatchSchedCB
 
-OUT = Path(__file__).resolve().parents[1]/'nbs/results/18_towards90.jsonl'
+OUT = Path(__file__).resolve().parents[1]/'nbs/results/towards_90.jsonl'
 BEST = dict(norm='batch', init='kaiming', opt='sgd', lr=.1, momentum=.9, decay=5e-4, sched='onecycle', bs=128, flip=True, crop=0,
             smoothing=0., epochs=5, bfloat16=False)
 TUNE = [dict(lr=lr, bs=bs) for bs,lr in ((256,.1), (128,.1), (256,.05), (128,.05))]

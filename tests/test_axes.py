@@ -4,12 +4,11 @@ from pathlib import Path
 import pytest, torch, torch.nn.functional as F
 from torch.testing import assert_close
 
-sys.path.insert(0, str(Path(__file__).parent))
 import browser as B, lint as L
 from course_lib.plot import NORM_COLORS, contrast, stat_elements, stat_extent, stat_warning
 
 pytestmark = pytest.mark.skipif(bool(B.missing()), reason=B.missing() or 'there is a browser')
-SOURCE = (L.ROOT/'nbs/12b_axes.qmd').read_text(encoding='utf-8')
+SOURCE = (L.ROOT/'nbs/play/axes.qmd').read_text(encoding='utf-8')
 FIGURE = re.search(r'```\{=html\}\n(.*?)\n```', SOURCE, re.S)[1]
 
 def reference(x, norm, G):

@@ -1,4 +1,4 @@
-"""The checks of lesson 07 on more layers, and what takes too long for its page."""
+"""The checks of the page on checks on more layers, and what takes too long for its page."""
 import copy
 
 import pytest, torch

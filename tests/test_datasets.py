@@ -1,4 +1,4 @@
-"What does not belong on the page of lesson 02: every source and its failures, workers, resuming at random points."
+"What does not belong on the page on data: every source and its failures, workers, resuming at random points."
 import gzip, hashlib, io, json, os, pickle, random, subprocess, sys, threading, time, warnings
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"Several processes: what does not belong on the page of lesson 19. The processes import these functions from this file."
+"Several processes: what does not belong on the lesson on several processes. The processes import these functions from this file."
 import os, signal, time
 from functools import partial
 from multiprocessing import active_children

@@ -5,7 +5,7 @@ import pytest, torch, torch.nn.functional as F
 from torch import nn
 
 from course_lib import exercises as E
-from course_lib.exercises import EXERCISES, READ, grade
+from course_lib.grading import EXERCISES, READ, grade
 from course_lib.init import shifted_relu_gain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -498,7 +498,7 @@ def test_folder_that_cannot_be_written(folder, monkeypatch, capsys):
 def test_command(folder):
     import subprocess
     grade('scale50', .1)
-    code = 'import sys; from course_lib.exercises import course_progress; sys.argv = ["course_progress", "--page", "init"]; course_progress()'
+    code = 'import sys; from course_lib.grading import course_progress; sys.argv = ["course_progress", "--page", "init"]; course_progress()'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ, PYTHONIOENCODING='utf-8'))
     assert out.returncode==0 and f'init: 1 of {ON_INIT}' in out.stdout, out.stdout+out.stderr
 
@@ -595,5 +595,6 @@ def test_all_nine_questions():
 @pytest.mark.parametrize('key', READ)
 def test_what_to_read_exists(key):
     page,heading = READ[key]
-    text = '\n'.join(s for k,s in cells_of(ROOT/f'nbs/{page}.ipynb') if k=='markdown')
+    path, = [p for p in (ROOT/'nbs').rglob('*.ipynb') if re.fullmatch(rf'(\d\d_)?{page}', p.stem) and p.parent.name!='exercises']
+    text = '\n'.join(s for k,s in cells_of(path) if k=='markdown')
     assert f'# {heading}\n' in text+'\n', (page, heading)

@@ -1,4 +1,4 @@
-"What does not belong on the page of lesson 03: terminals, pipes and notebooks, and every way out of a fit."
+"What does not belong on the page on the training loop: terminals, pipes and notebooks, and every way out of a fit."
 import copy, io, itertools, os, sys
 from types import SimpleNamespace
 

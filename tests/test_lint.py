@@ -3,7 +3,6 @@ import json, re, shutil, sys
 from pathlib import Path
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 import lint as L
 
 def test_repository_is_clean(): assert list(L.lint()) == []

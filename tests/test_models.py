@@ -1,4 +1,4 @@
-"""Models of lesson 06 beyond its page: every combination of arguments, course norms, pickling, the LeNet experiment."""
+"""Models of the page on models beyond its page: every combination of arguments, course norms, pickling, the LeNet experiment."""
 import copy, importlib.util, json, pickle
 from functools import partial
 from itertools import product

@@ -3,7 +3,6 @@ import json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 import derived as D, lint as L, pages as P
 
 @pytest.fixture(scope='session')
@@ -99,9 +98,9 @@ def test_sidebar(tmp_path, old, new, said): assert any(said in m for m in site(t
 
 def test_no_title(tmp_path): assert any('no description' in m for m in site(tmp_path, front='title: A'))
 
-@pytest.mark.parametrize('name, part', [('00_core.ipynb', 'Foundations'), ('07b_variance.ipynb', 'Foundations'), ('09_lsuv.ipynb', 'Initialization'),
-    ('13b_norms.ipynb', 'Normalization'), ('14d_x.ipynb', 'Practice'), ('21_train.ipynb', 'Practice'), ('15_sweep.ipynb', 'Experiments'),
-    ('18_towards_90.ipynb', 'Experiments'), ('19_distributed.ipynb', 'Practice'), ('22_exercises.ipynb', 'Exercises'), ('exercises/01_x.ipynb', 'Exercises'), ('api.qmd', 'API'),
+@pytest.mark.parametrize('name, part', [('library/core.ipynb', 'Foundations'), ('02_signal.ipynb', 'Foundations'), ('05_lsuv.ipynb', 'Initialization'),
+    ('library/norms.ipynb', 'Normalization'), ('14d_x.ipynb', 'Practice'), ('library/train.ipynb', 'Practice'), ('10_seeds.ipynb', 'Experiments'),
+    ('26_towards_90.ipynb', 'Experiments'), ('24_distributed.ipynb', 'Practice'), ('library/grading.ipynb', 'Exercises'), ('exercises/01_x.ipynb', 'Exercises'), ('api.qmd', 'API'),
     ('index.ipynb', None)])
 def test_parts(name, part): assert D.part_of(name)==part
 
@@ -135,7 +134,7 @@ def test_theme_contrast(dark):
     assert min(contrast(c['body-color'], c['body-bg']), contrast(c['link-color'], c['body-bg']), contrast(c['code-color'], c['code-bg']), contrast(c['link-color'], c['code-bg']), contrast('#ffffff', c['primary']))>=4.5
 
 def test_social_card():
-    "Made by tests/make_card.py for the title that settings.ini has"
+    "Made by tools/make_card.py for the title that settings.ini has"
     from PIL import Image
     with Image.open(L.ROOT/'nbs/images/card.png') as im: assert im.size==(1200, 630) and im.text['Title']==L.settings()['title']
 

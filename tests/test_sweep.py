@@ -217,7 +217,7 @@ def test_report(tmp_path):
 @pytest.mark.parametrize('name', ['fashion_mnist', 'mnist'])
 def test_committed_rows(name, capsys):
     "The rows of the lesson belong to its grid, no config twice, and the report's table shows their means"
-    path = Path(__file__).parents[1]/f'nbs/results/16_{name}.jsonl'
+    path = Path(__file__).parents[1]/f'nbs/results/small_batch_{name}.jsonl'
     rows = read_rows(path)
     configs = [RunConfig(**r['config']) for r in rows]
     assert len(set(configs)) == len(configs) and set(configs) <= set(S.small_batch_grid(name))

@@ -1,6 +1,6 @@
 """One epoch of `DataLoaders.in_memory` against one of `DataLoaders.from_dd`, in one process, on the same network.
 
-    COURSE_DATA=<folder> python tests/bench_loaders.py [--repeats 3] [--png] [--out nbs/results/loaders.jsonl]
+    COURSE_DATA=<folder> python tools/bench_loaders.py [--repeats 3] [--png] [--out nbs/results/loaders.jsonl]
 
 An epoch is `fit(1)`: all training images, then all validation images. Both loaders give the same normalized batches
 (checked below); the streaming one makes them with a transform per image, as torchvision's users do. `loading` is the

@@ -1,47 +1,88 @@
-"""Files that are derived, never written by hand: `python tests/lint.py --fix` writes them, the lint compares them.
+"""Files that are derived, never written by hand: `python tools/lint.py --fix` writes them, the lint compares them.
 
-A page takes its place in the sidebar, the table of lessons, the API page and llms.txt by its file name alone.
+A page takes its place in the sidebar, the tables of lessons and library, the API page and llms.txt from tools/order.yml.
 """
 import ast, base64, re
+from functools import lru_cache
 from pathlib import Path
 
-# A part of the course and the lesson numbers it holds, in the order of the sidebar.
-PARTS = {'Foundations': range(0, 8), 'Initialization': range(8, 10), 'Normalization': range(10, 14),
-         'Practice': (14, 19, 20, 21), 'Experiments': range(15, 19), 'Exercises': range(22, 100), 'API': ()}
+import yaml
+
 APART = ('index.ipynb', '404.qmd')   # pages that belong to no part
-HOME, API = APART[0], 'api.qmd'
-MADE = 'Made by `python tests/lint.py --fix`: do not edit.'
+HOME, API, LIBRARY = APART[0], 'api.qmd', 'Library'
+MADE = 'Made by `python tools/lint.py --fix`: do not edit.'
+ORDER = 'tools/order.yml'
 
 
-def part_of(name):
-    "The part that the page `name` (its path below nbs/) belongs to"
-    if name.startswith('exercises/'): return 'Exercises'
-    m = re.match(r'(\d\d)\w*_', name)
-    return next((k for k,v in PARTS.items() if m and int(m[1]) in v), None if name in APART else 'API')
+# ---- the order
+@lru_cache(64)
+def _parsed(text): return yaml.safe_load(text)
+
+def order(root):
+    "tools/order.yml: lessons, exercises, play, library, was"
+    return _parsed((Path(root)/ORDER).read_text(encoding='utf-8'))
+
+def parts(root):
+    "{part: pages in order}, the names as below nbs/"
+    o = order(root)
+    res = {k: [f'{n}.ipynb' for n in ns] for k, ns in o['lessons'].items()}
+    res['Exercises'] = [f'exercises/{n}.ipynb' for n in o.get('exercises', ())]
+    res['Play'] = [f'play/{n}.qmd' for n in o.get('play', ())]
+    res[LIBRARY] = [f'library/{n}.ipynb' for ns in o.get('library', {}).values() for n in ns] + [API]
+    return {k: v for k, v in res.items() if v}
+
+def part_of(root, name):
+    "The part that the page `name` (its path below nbs/) belongs to, or None"
+    return next((k for k, v in parts(root).items() if name in v), None)
+
+def lessons(root):
+    "Names of the lessons in order"
+    return [f'{n}.ipynb' for ns in order(root)['lessons'].values() for n in ns]
+
+def number_of(name):
+    "The number of a lesson, as its file has it; none for other pages"
+    m = re.match(r'(\d\d)_', name)
+    return m[1] if m else ''
 
 def site_pages(root):
-    "Names of all pages of the site, as the reader meets them"
+    "Names of all pages of the site that are there"
     nbs = Path(root)/'nbs'
     names = sorted(p.relative_to(nbs).as_posix() for e in ('*.ipynb', '*.qmd') for p in nbs.rglob(e))
     names = [n for n in names if not any(d.startswith(('_', '.')) for d in n.split('/')) and n != API]
     return names + [API]
 
-def parts(root):
-    "{part: pages in order}"
-    pages = site_pages(root)
-    return {k:ps for k in PARTS if (ps := [n for n in pages if part_of(n)==k])}
+def aliases(root):
+    "{page: addresses that it had before}, from the root of the site"
+    res = {}
+    for old, new in order(root).get('was', {}).items():
+        new = f'{new}.qmd' if new.startswith('play/') else f'{new}.ipynb'
+        res.setdefault(new, []).append(f'/{old}.html')
+    return res
+
+def shelves(root, pages):
+    "{shelf: modules in order}, from the bottom"
+    module = {p.name: p.module for p in pages if p.module}
+    library = {k: [module[n] for n in (f'library/{o}.ipynb' for o in ns) if n in module] for k, ns in order(root).get('library', {}).items()}
+    taught = [module[n] for n in lessons(root) if n in module]
+    return {'base': library.get('base', []), 'lessons': taught, 'tools': library.get('tools', [])}
 
 def sidebar(root, pages):
-    "nbs/sidebar.yml: each page once, by part"
+    "nbs/sidebar.yml: each page once, by part, with the number of a lesson"
+    title = lambda n: (title_of(root, n, pages)[0] or n).replace('"', "'")
     lines = [f'# {MADE}', 'website:', '  sidebar:', '    style: floating', '    collapse-level: 1', '    contents:',
              f'      - href: {HOME}', '        text: Overview']
-    for k,ps in parts(root).items(): lines += [f'      - section: {k}', '        contents:', *(f'          - {p}' for p in ps)]
+    for part, names in parts(root).items():
+        lines += [f'      - section: {part}', '        contents:']
+        for n in names:
+            text = f'"{number_of(n)} {title(n)}"' if number_of(n) else None
+            lines += [f'          - href: {n}', f'            text: {text}'] if text else [f'          - {n}']
     return '\n'.join(lines) + '\n'
 
 
 def title_of(root, name, pages):
-    "(title, claim) of a page"
+    "(title, claim) of a page, None for what it lacks"
     page = next((p for p in pages if p.name==name), None)
+    if not page and not (Path(root)/'nbs'/name).exists(): return [None, None]
     text = page.md if page else (Path(root)/'nbs'/name).read_text(encoding='utf-8')
     pats = (r'^# +(.+)$', r'^> +(.+)$') if page else (r'^title: +"?(.+?)"?$', r'^description: +"?(.+?)"?$')
     return [m and m[1] for m in (re.search(p, text, re.M) for p in pats)]
@@ -58,14 +99,17 @@ def public(root, module):
             yield n.name, (ast.get_docstring(n) or '').split('\n')[0]
 
 def api(root, pages):
-    "nbs/api.qmd: every public name with its first line, linked to its table of parameters"
+    "nbs/api.qmd: every public name with its first line, linked to its table of parameters; modules by shelf"
     lines = ['---', 'title: API', 'description: "Every public name of `course_lib`, with the page that derives, tests and documents it."',
              '---', '', f'<!-- {MADE} -->']
-    for p in pages:
-        rows = list(public(root, p.module)) if p.is_lesson and p.module else []
-        if not rows: continue
-        lines += ['', f'## {p.module}', '', f'From [{title_of(root, p.name, pages)[0]}]({p.name}).', '', '| name | what it is |', '|---|------|']
-        lines += [f'| [{n}]({p.name}#{n.lower()}) | {d.replace("|", chr(92)+"|")} |' for n,d in rows]
+    home = {p.module: p.name for p in pages if p.module}
+    for modules in shelves(root, pages).values():
+        for m in modules:
+            rows = list(public(root, m))
+            if not rows: continue
+            name = home[m]
+            lines += ['', f'## {m}', '', f'From [{title_of(root, name, pages)[0]}]({name}).', '', '| name | what it is |', '|---|------|']
+            lines += [f'| [{n}]({name}#{n.lower()}) | {d.replace("|", chr(92)+"|")} |' for n, d in rows]
     return '\n'.join(lines) + '\n'
 
 def llms(root, pages, cfg):
@@ -89,7 +133,7 @@ def citation(root, pages, cfg):
 
 
 # The figures that the course is introduced with: (page, label). Pictures and captions are those saved on the pages.
-HIGHLIGHTS = [('08b_init_in_practice.ipynb', 'fig-table'), ('07_checks.ipynb', 'fig-detached'), ('16_small_batch.ipynb', 'fig-onepixel')]
+HIGHLIGHTS = [('04_init_in_practice.ipynb', 'fig-table'), ('library/checks.ipynb', 'fig-detached'), ('11_small_batch.ipynb', 'fig-onepixel')]
 
 def highlights(pages):
     "(page, label, caption, alt text, PNG) of the figures that the course is introduced with, as far as they are saved"
@@ -151,31 +195,58 @@ def minutes_of(text, more=0):
     words = len(re.sub(r'\$\$.*?\$\$|\$[^$\n]+\$|\S{60,}', ' x ', text, flags=re.S).split())
     return max(5, 5*round((words/200 + more)/5))
 
-def builds_on(pages):
-    "{lesson: lessons whose modules it imports, without those that another of them builds on}"
+def direct_imports(pages):
+    "{page: pages whose modules it imports}"
     home = {p.module: p.name for p in pages if p.module}
-    direct = {p.name: {home[m] for m,_ in p.imports() if m in home} - {p.name} for p in pages if p.is_lesson}
+    return {p.name: {home[m] for m, _ in p.imports() if m in home} - {p.name} for p in pages}
+
+def needs(root, pages):
+    "{lesson: lessons whose modules it imports, itself or through the library, without those that another of them needs}"
+    direct, taught = direct_imports(pages), set(lessons(root))
     def below(n, seen=()): return direct.get(n, set()).union(*(below(o, (*seen, n)) for o in direct.get(n, ()) if o not in seen))
-    return {n: sorted(d - set().union(*(below(o) for o in d))) for n,d in direct.items()}
+    def nearest(n, seen=()):   # through library pages down to lessons
+        return set().union(*({o} if o in taught else nearest(o, (*seen, n)) for o in direct.get(n, ()) if o not in seen))
+    return {n: sorted(ds - set().union(*(below(o) for o in ds))) for n in direct if n in taught for ds in [nearest(n) - {n}]}
 
 def lesson_tables(root, pages, folder=''):
-    "The lessons by part: claim, minutes to read, lessons they build on"
-    lessons, on, out = {p.name: p for p in pages if p.is_lesson}, builds_on(pages), ['<!-- lessons -->']
-    number = lambda n: n.split('_')[0]
-    for k,ps in parts(root).items():
+    "The lessons by part (claim, minutes to read, lessons they need), then the library"
+    here, on, out = {p.name: p for p in pages}, needs(root, pages), ['<!-- lessons -->']
+    for part, names in parts(root).items():
         rows = []
-        for n in ps:
-            title,claim = title_of(root, n, pages) if n in lessons else (None, None)
+        for n in names:
+            title, claim = title_of(root, n, pages) if n in here else (None, None)
             if not title or not claim: continue
-            needs = ', '.join(f'[{number(o)}]({folder}{o})' for o in on[n])
-            rows.append(f'| {number(n)} | [{title}]({folder}{n})<br>{claim} | {minutes(lessons[n])} | {needs} |')
-        if rows: out += ['', f'### {k}', '', '| | lesson | min | needs |', '|--|--------------------------|--|---|', *rows]
+            if n in on:
+                links = ', '.join(f'[{number_of(o)}]({folder}{o})' for o in on[n])
+                rows.append(f'| {number_of(n)} | [{title}]({folder}{n})<br>{claim} | {minutes(here[n])} | {links} |')
+            elif part==LIBRARY: rows.append(f'| `{here[n].module}` | [{title}]({folder}{n})<br>{claim} |')
+        if rows and part==LIBRARY: out += ['', '### The library', '', 'How the course is built, to be looked up.', '',
+                                           '| module | page |', '|---|---------|', *rows]
+        elif rows: out += ['', f'### {part}', '', '| | lesson | min | needs |', '|--|--------------------------|--|---|', *rows]
     return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
+
+def import_drawing(root, pages):
+    "Shelves and imports as text, for CONTRIBUTING.md: tools at the top, each module with what it imports"
+    home = {p.name: p.module for p in pages if p.module}
+    direct = {home[n]: {home[o] for o in ds} for n, ds in direct_imports(pages).items() if n in home}
+    shelf = shelves(root, pages)
+    wide = max((len(m) for ms in shelf.values() for m in ms), default=0)
+    lines = []
+    for k in reversed(list(shelf)):
+        lines += [f'{k}:'] + [f'  {m:{wide}} <- {" ".join(o for ms in shelf.values() for o in ms if o in direct[m]) or "-"}' for m in reversed(shelf[k])]
+    return '\n'.join(lines)
+
+def contract(root, pages):
+    "The configuration of import-linter: base < lessons < tools, and every module on a shelf"
+    shelf = {k: list(dict.fromkeys(m.split('.')[0] for m in ms)) for k, ms in shelves(root, pages).items()}
+    lines = [f'# {MADE}', '[importlinter]', 'root_package = course_lib', '', '[importlinter:contract:shelves]', 'name = base < lessons < tools',
+             'type = layers', 'containers = course_lib', 'exhaustive = true', 'exhaustive_ignores =', '    _modidx', '    exercises', 'layers =']
+    return '\n'.join(lines + [f'    {" : ".join(shelf[k])}' for k in reversed(list(shelf)) if shelf[k]]) + '\n'
 
 # file: how it is made from (root, pages, settings)
 DERIVED = {'nbs/sidebar.yml': lambda r, ps, cfg: sidebar(r, ps), 'nbs/api.qmd': lambda r, ps, cfg: api(r, ps),
            'nbs/light.scss': lambda r, ps, cfg: theme(r, False), 'nbs/dark.scss': lambda r, ps, cfg: theme(r, True),
-           'nbs/llms.txt': llms, 'CITATION.cff': citation}
+           'nbs/llms.txt': llms, 'CITATION.cff': citation, '.importlinter': lambda r, ps, cfg: contract(r, ps)}
 
 def derived(root, pages, cfg):
     "(file, bytes) of everything that is derived"

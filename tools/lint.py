@@ -1,8 +1,8 @@
-"""Project lint: what nbdev does not check. `python tests/lint.py [--fix] [notebooks]`
+"""Project lint: what nbdev does not check. `python tools/lint.py [--fix] [notebooks]`
 
 Every rule is a function that takes a `Page` (or all pages) and yields messages. `--fix` writes what is
 derived: the Colab badge and install cell (from settings.ini), the table of lessons, README.md (from nbs/index.ipynb)
-and the files of tests/derived.py.
+and the files of tools/derived.py.
 """
 import argparse, ast, json, re, subprocess, sys, uuid
 from collections import defaultdict
@@ -10,7 +10,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from derived import CELLS, HIGHLIGHTS, derived, highlights, lesson_tables
+from derived import (CELLS, HIGHLIGHTS, ORDER, derived, highlights, import_drawing, lesson_tables, lessons, number_of, order,
+                     parts, part_of)
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_KB, MAX_LINES = 500, 30
@@ -38,9 +39,11 @@ class Page:
         self.md = '\n'.join(c['source'] for c in self.cells if c['cell_type'] == 'markdown')
 
     @property
-    def is_lesson(self): return bool(re.match(r'\d\d\w*_', self.name))
+    def is_lesson(self): return bool(number_of(self.name))
     @property
     def is_exercise(self): return self.name.startswith('exercises/')
+    @property
+    def is_library(self): return self.name.startswith('library/')
     @property
     def module(self):
         "The module this page exports to, or None"
@@ -96,15 +99,15 @@ def colab_parts(name, cfg):
 
 # ---- rules for one page
 def rule_parts(p, cfg):
-    "A lesson has title, claim, badge, Colab cell, Summary and References; a page of exercises has the first four"
-    if not (p.is_lesson or p.is_exercise): return
+    "A lesson has title, claim, badge, Colab cell, Summary and References; a library page and exercises have the first four"
+    if not (p.is_lesson or p.is_exercise or p.is_library): return
     first = p.cells[0]['source'] if p.cells else ''
     badge, cell = colab_parts(p.name, cfg)
     if not re.match(r'# \S', first): yield 'first cell has no "# Title"'
     if not re.search(r'^> \S', first, re.M): yield 'first cell has no "> claim"'
-    if badge not in first: yield 'Colab badge is missing or not the one settings.ini gives (run `python tests/lint.py --fix`)'
+    if badge not in first: yield 'Colab badge is missing or not the one settings.ini gives (run `python tools/lint.py --fix`)'
     if not any(c['source'] == cell and c['metadata'] == FOLDED for c in p.code):
-        yield 'Colab install cell is missing or stale (run `python tests/lint.py --fix`)'
+        yield 'Colab install cell is missing or stale (run `python tools/lint.py --fix`)'
     for h in ('Summary', 'References') if p.is_lesson else ():
         if not re.search(rf'^## {h}', p.md, re.M): yield f'no "## {h}" section'
 
@@ -122,10 +125,10 @@ def rule_outputs(p, cfg):
     if p.is_lesson and not any(c.get('outputs') for c in p.code): yield 'no saved outputs: a reader of the site sees nothing'
 
 def rule_size(p, cfg):
-    "A page stays under 500 KB, a cell under 31 lines"
+    "A page stays under 500 KB, a cell under 31 lines; a class of the library may be longer"
     kb = p.path.stat().st_size/1000
     if kb > MAX_KB: yield f'{kb:.0f} KB, more than {MAX_KB}'
-    for c in p.code:
+    for c in p.code if not p.is_library else ():
         n = len(c['source'].splitlines())
         if n > MAX_LINES: yield f"cell {c['id']}: {n} lines, more than {MAX_LINES}"
 
@@ -135,8 +138,8 @@ def rule_star(p, cfg):
         if star: yield f'`from course_lib.{mod} import *`: name what you import'
 
 def rule_experiment(p, cfg):
-    "An experiment notebook imports what it uses: it defines nothing"
-    if p.is_lesson and not p.module:
+    "A page of experiments imports what it uses: it defines nothing"
+    if p.is_lesson and not p.module and part_of(p.root, p.name) == 'Experiments':
         for n in p.defined(): yield f'experiment notebook defines `{n}`: export it from its own notebook'
 
 def rule_results(p, cfg):
@@ -169,13 +172,53 @@ def rule_unique(pages):
     for n, ps in sorted(where.items()):
         if len(ps) > 1: yield f"`{n}` is defined in {', '.join(sorted(ps))}"
 
-def rule_downwards(pages):
-    "A lesson imports only from lessons before it"
-    home = {p.module: p.name for p in pages if p.module}
-    for p in pages:
-        if not p.is_lesson: continue
-        for mod, _ in p.imports():
-            if mod in home and home[mod] > p.name: yield f'{p.name}: upward import of course_lib.{mod} ({home[mod]})'
+def rule_order(root=ROOT):
+    "Each notebook and play page has its place in the order, and each place its page"
+    listed = [n for ns in parts(root).values() for n in ns if n != 'api.qmd']
+    nbs = Path(root)/'nbs'
+    there = {q.relative_to(nbs).as_posix() for e in ('*.ipynb', '*.qmd') for q in nbs.rglob(e)}
+    there = {n for n in there if not any(d.startswith(('.', '_')) for d in n.split('/')) and n not in ('index.ipynb', '404.qmd', 'api.qmd')}
+    for n in sorted(there - set(listed)): yield f'{n} has no place in {ORDER}'
+    for n in listed:
+        if n not in there: yield f'{ORDER} names {n}, which does not exist'
+    numbers = [number_of(n) for n in lessons(root)]
+    if numbers != sorted(set(numbers)): yield f'{ORDER}: the numbers of the lessons do not rise'
+
+MENTION = re.compile(r'(?<!fast\.ai 2019, )(?<!part 2\*, )\b([Ll]essons?|[Pp]ages?|[Nn]otebooks?) (\d\d?[a-d]?)\b(?! [a-z]*(images|cells|lines|bytes))')
+NUMBERED = re.compile(r'\b(\d\d[a-d]?)_([a-z]\w*)\.(ipynb|html)\b')
+
+def stale_numbers(text, root=ROOT):
+    "(what stands there, what is right or None) for each number of a lesson that the order does not give"
+    known = {n[3:-6]: n[:2] for n in lessons(root)}
+    for m in NUMBERED.finditer(text):
+        number, name, ending = m.groups()
+        if name in known and known[name] != number: yield m[0], f'{known[name]}_{name}.{ending}'
+    for m in MENTION.finditer(text): yield m[0], None
+
+def texts(root=ROOT):
+    "(file, its text) of all that may name a lesson: notebooks cell by cell, pages, guides, code"
+    for p in pages_of(root):
+        for c in p.cells:
+            out = ''.join(''.join(o.get('text', '')) for o in c.get('outputs', []))
+            yield f"{p.name}: cell {c['id']}", c['source'] + '\n' + out
+    found = [q for d, e in (('nbs', '*.qmd'), ('tests', '*.py'), ('tools', '*.py'), ('experiments', '*.py'), ('.', '*.md')) for q in sorted((Path(root)/d).glob(e))]
+    for q in found: yield q.relative_to(root).as_posix(), q.read_text(encoding='utf-8')
+
+def rule_numbers(root=ROOT):
+    "The number of a lesson stands in the order and in its file's name: nothing else repeats it"
+    for where, text in texts(root):
+        for found, right in stale_numbers(text, root):
+            yield f'{where}: {found}: ' + (f'is {right} now (run `python tools/lint.py --fix`)' if right else 'call it by its name')
+
+def rule_drawing(root=ROOT):
+    "The drawing of imports in CONTRIBUTING.md is that of the modules"
+    q = Path(root)/'CONTRIBUTING.md'
+    if q.exists() and q.read_text(encoding='utf-8') != with_drawing(q.read_text(encoding='utf-8'), root): yield 'CONTRIBUTING.md: the drawing of imports is stale (run `python tools/lint.py --fix`)'
+
+def with_drawing(text, root=ROOT):
+    "A guide with its drawing of imports made anew"
+    drawn = f'<!-- imports -->\n```\n{import_drawing(root, pages_of(root))}\n```'
+    return re.sub(r'<!-- imports -->\n```\n[\s\S]*?\n```', lambda m: drawn, text)
 
 def solution(p, name):
     "The code that solves the exercise `name` on its page, or None"
@@ -218,12 +261,12 @@ def rule_paths(root=ROOT):
 def rule_readme(root=ROOT):
     "README.md is what nbs/index.ipynb yields"
     if (Path(root)/'README.md').read_text(encoding='utf-8') != readme(root):
-        yield 'README.md differs from nbs/index.ipynb (run `python tests/lint.py --fix`)'
+        yield 'README.md differs from nbs/index.ipynb (run `python tools/lint.py --fix`)'
 
 
 def readme(root=ROOT):
     "README.md from nbs/index.ipynb: its Markdown, its visible code and printed outputs"
-    parts = ['<!-- Made from nbs/index.ipynb by `python tests/lint.py --fix`: edit that. -->']
+    parts = ['<!-- Made from nbs/index.ipynb by `python tools/lint.py --fix`: edit that. -->']
     for c in Page(Path(root)/'nbs/index.ipynb', root).cells:
         lines = c['source'].splitlines()
         if c['cell_type'] == 'markdown':
@@ -247,19 +290,19 @@ def rule_index(root=ROOT):
     pages = pages_of(root)
     for c in Page(Path(root)/'nbs/index.ipynb', root).cells:
         for head,make in CELLS.items():
-            if c['source'].startswith(head) and c['source'] != make(root, pages): yield f'index.ipynb: the cell {head} is stale (run `python tests/lint.py --fix`)'
+            if c['source'].startswith(head) and c['source'] != make(root, pages): yield f'index.ipynb: the cell {head} is stale (run `python tools/lint.py --fix`)'
         for v in re.findall(r'Python (\d\.\d+) or newer', c['source']):
             if v != settings(root)['min_python']: yield f"index.ipynb: Python {v} or newer, but settings.ini says {settings(root)['min_python']}"
     if (Path(root)/'nbs'/HIGHLIGHTS[0][0]).exists():
         for _,label in HIGHLIGHTS:
-            if label not in {h[1] for h in highlights(pages)}: yield f'tests/derived.py: no saved figure {label} to introduce the course with'
+            if label not in {h[1] for h in highlights(pages)}: yield f'tools/derived.py: no saved figure {label} to introduce the course with'
 
 def rule_derived(root=ROOT):
     "Sidebar, API page, themes, llms.txt and citation file are what the pages, the library and settings.ini yield"
     made = dict(derived(root, pages_of(root), settings(root)))
     for f,text in made.items():
         q = Path(root)/f
-        if not q.exists() or q.read_bytes() != text: yield f'{f} is stale (run `python tests/lint.py --fix`)'
+        if not q.exists() or q.read_bytes() != text: yield f'{f} is stale (run `python tools/lint.py --fix`)'
     for q in (Path(root)/'nbs/images').glob('fig-*.png'):
         if f'nbs/images/{q.name}' not in made: yield f'nbs/images/{q.name} introduces the course no more: remove it'
 
@@ -275,8 +318,8 @@ def lint(root=ROOT, only=None):
         if only and p.path.resolve() not in only: continue
         for rule in RULES: yield from (f'{p.name}: {m}' for m in rule(p, cfg))
     if only: return
-    for rule in (rule_unique, rule_downwards): yield from rule(pages)
-    for rule in (rule_paths, rule_index, rule_derived, rule_readme): yield from rule(root)
+    yield from rule_unique(pages)
+    for rule in (rule_order, rule_numbers, rule_paths, rule_index, rule_derived, rule_drawing, rule_readme): yield from rule(root)
 
 
 def write(p):
@@ -295,10 +338,27 @@ def fix_index(root=ROOT):
         (Path(root)/f).parent.mkdir(exist_ok=True)
         (Path(root)/f).write_bytes(made)
     (Path(root)/'README.md').write_text(readme(root), encoding='utf-8')
+    guide = Path(root)/'CONTRIBUTING.md'
+    if guide.exists(): guide.write_text(with_drawing(guide.read_text(encoding='utf-8'), root), encoding='utf-8')
+
+def fix_numbers(root=ROOT):
+    "Give each link to a lesson the number that the order says"
+    for p in pages_of(root):
+        before = json.dumps(p.nb)
+        for c in p.cells:
+            for found, right in stale_numbers(c['source'], root):
+                if right: c['source'] = c['source'].replace(found, right)
+        if json.dumps(p.nb) != before: write(p)
+    for d, e in (('nbs', '*.qmd'), ('tests', '*.py'), ('tools', '*.py'), ('experiments', '*.py'), ('.', '*.md')):
+        for q in (Path(root)/d).glob(e):
+            text = new = q.read_text(encoding='utf-8')
+            for found, right in stale_numbers(text, root):
+                if right: new = new.replace(found, right)
+            if new != text: q.write_text(new, encoding='utf-8')
 
 def fix(p, cfg):
-    "Write badge and install cell into the lesson or page of exercises `p`"
-    if not (p.is_lesson or p.is_exercise) or not p.cells: return
+    "Write badge and install cell into the lesson, library page or page of exercises `p`"
+    if not (p.is_lesson or p.is_exercise or p.is_library) or not p.cells: return
     before = json.dumps(p.nb)
     badge, cell = colab_parts(p.name, cfg)
     first = p.cells[0]
@@ -321,6 +381,7 @@ def main():
     a = ap.parse_args()
     only = {p.resolve() for p in a.notebooks}
     if a.fix:
+        if not only: fix_numbers()
         for p in pages_of():
             if not only or p.path.resolve() in only: fix(p, settings())
         if not only: fix_index()

@@ -1,4 +1,4 @@
-"The picture that is shown where a page of the site is shared: `python tests/make_card.py` writes nbs/images/card.png."
+"The picture that is shown where a page of the site is shared: `python tools/make_card.py` writes nbs/images/card.png."
 import sys
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Make the sample that ships in `course_lib/data`: `COURSE_DATA=<folder> python tests/make_sample.py [out folder]`.
+"""Make the sample that ships in `course_lib/data`: `COURSE_DATA=<folder> python tools/make_sample.py [out folder]`.
 
 The first 6,000 training and 1,000 test images of Fashion-MNIST, in their order, as Parquet files of PNGs.
 """

@@ -1,4 +1,4 @@
-"""The site: built and checked. `python tests/pages.py [--out DIR] [--site DIR]`
+"""The site: built and checked. `python tools/pages.py [--out DIR] [--site DIR]`
 
 The pages are processed by nbdev (`nbdev.serve.proc_nbs`) in a folder of their own and checked there: links, anchors,
 images, citations, figures, the sidebar and the tables of parameters. That needs no Quarto. Where `quarto` is on the
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import mistune, yaml
 import lint as L
-from derived import APART, minutes, minutes_of, part_of, site_pages
+from derived import APART, LIBRARY, aliases, minutes, minutes_of, part_of, parts, site_pages
 
 BUILD = 'from nbdev.quarto import refresh_quarto_yml\nfrom nbdev.serve import proc_nbs\n' \
         'if __name__=="__main__": refresh_quarto_yml(); print(proc_nbs(n_workers=2, force=True))'
@@ -48,7 +48,7 @@ def finish(proc, root=L.ROOT):
         return m[0].replace('#'+anchor, '#'+whole) if whole in known else name
     for p in built:
         if not p.nb:   # a page without code: its minutes, too, where a page of a part has them
-            if part_of(p.name) not in (None, 'API'):
+            if part_of(root, p.name) not in (None, LIBRARY):
                 front,text = re.match(r'(---\n.*?\n---\n)(.*)', p.path.read_text(encoding='utf-8'), re.S).groups()
                 p.path.write_text(f'{front}\nAbout {minutes_of(text)} minutes to read.\n{text}', encoding='utf-8')
             continue
@@ -204,20 +204,20 @@ def check_pages(pages):
                 for rule,what in ((NOISE, 'an error or warning'), (MACHINE, 'a machine path'), (L.FORBIDDEN, 'a machine path')):
                     if m := rule.search(text): yield f"{p.name}: cell {c['id']}: {what} in an output: {m[0][:80]}"
 
-def check_sidebar(pages, proc):
-    "Each page once, in its part, in the order of its number"
+def check_sidebar(pages, proc, root=L.ROOT):
+    "Each page once, in its part, in the order of tools/order.yml"
     bar = yaml.safe_load((Path(proc)/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    found = [(e['section'], [c if isinstance(c, str) else c['href'] for c in e['contents']]) for e in bar if 'section' in e]
-    names = [n for _,ns in found for n in ns]
+    found = {e['section']: [c if isinstance(c, str) else c['href'] for c in e['contents']] for e in bar if 'section' in e}
+    names = [n for ns in found.values() for n in ns]
     here = {p.name for p in pages} - set(APART)
     for n,k in Counter(names).items():
         if k>1: yield f'sidebar: {n} stands there {k} times'
         if n not in here: yield f'sidebar: {n} is no page'
     for n in sorted(here - set(names)): yield f'sidebar: {n} is missing'
-    for part,ns in found:
+    for part,ns in found.items():
         for n in ns:
-            if part_of(n)!=part: yield f'sidebar: {n} stands in {part}, not in {part_of(n)}'
-        if ns!=sorted(ns) and part!='API': yield f'sidebar: {part} is not in the order of the numbers'
+            if part_of(root, n)!=part: yield f'sidebar: {n} stands in {part}, not in {part_of(root, n)}'
+        if ns!=[n for n in parts(root).get(part, ()) if n in ns]: yield f'sidebar: {part} is not in the order'
 
 COMMENTS_MISSING = set()
 
@@ -257,7 +257,7 @@ def check_proc(proc, root=L.ROOT):
     yield from (f'{n}: not built' for n in sorted(missing))
     yield from check_links(pages, proc, root)
     yield from check_pages(pages)
-    yield from check_sidebar(pages, proc)
+    yield from check_sidebar(pages, proc, root)
     yield from check_api(pages, root)
 
 
