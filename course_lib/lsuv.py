@@ -11,8 +11,8 @@ import math
 from functools import partial
 import torch
 from torch import nn, Tensor
+from .activations import TextTable, layers_in_order, probe_copy
 from .init import set_weight
-from .diagnose import TextTable, layers_in_order, probe_copy
 
 # %% ../nbs/05_lsuv.ipynb #92d92976
 def layer_mean(
