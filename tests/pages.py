@@ -376,7 +376,7 @@ def check_sources(pages):
     for p in pages:
         cells = json.loads(p.path.read_text(encoding='utf-8'))['cells'] if p.nb else []
         if bad := [c for c in cells if L.not_lines(c['source'])]:
-            yield f'{p.name}: {len(bad)} of {len(cells)} cells have no list of lines as source: Quarto loses line breaks'
+            yield f'{p.name}: {len(bad)} of {len(cells)} cells have no list of lines as source: line breaks are lost'
 
 def check_lines(pages, root=L.ROOT):
     "A reader of the site sees the headings, paragraphs and lines of code that were written, one by one"
