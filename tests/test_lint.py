@@ -98,6 +98,21 @@ def test_paper_without_its_key(root):
         p.write_text(plain.replace('## References', f'## References\\n\\n{item}'))
         assert sum('as @blue1978portable' in m for m in L.lint(root))==n
 
+def test_source_in_one_string(root):
+    "Found, and mended by --fix: Quarto would lose the line breaks"
+    p = root/'nbs/00_a.ipynb'
+    nb = json.loads(p.read_text())
+    nb['cells'][0]['source'] = ''.join(nb['cells'][0]['source'])
+    p.write_text(json.dumps(nb))
+    msgs = list(L.lint(root))
+    assert len(msgs)==1 and 'its source is no list of lines' in msgs[0], msgs
+    L.fix(L.Page(p, root), L.settings(root))
+    assert list(L.lint(root)) == []
+
+@pytest.mark.parametrize('source, wrong', [([], False), (['a'], False), (['a\n', '\n', 'b'], False), (['a\n'], False),
+                                           ('', True), ('a', True), (['a', 'b'], True), (['a\nb'], True)])
+def test_not_lines(source, wrong): assert L.not_lines(source)==wrong
+
 def test_fix_writes_the_badge(root):
     p = root/'nbs/00_a.ipynb'
     p.write_text(p.read_text().replace('open in colab', '').replace('[![Open', '[![Shut'))

@@ -37,7 +37,8 @@ def test_rendered(proc): assert list(P.check_html(P.render(proc))) == []
 
 # ---- planted faults, on a site of two pages
 def cell(src, kind='markdown', **kw):
-    return dict(cell_type=kind, id='c', metadata={}, source=src) | (dict(outputs=[], execution_count=None) | kw if kind=='code' else {})
+    c = dict(cell_type=kind, id='c', metadata={}, source=P.as_lines(src))
+    return c | (dict(outputs=[], execution_count=None) | kw if kind=='code' else {})
 
 def image(src): return cell(src, 'code', outputs=[dict(output_type='display_data', metadata={}, data={'image/png': 'x'})])
 def out(text): return cell('x', 'code', outputs=[dict(output_type='stream', name='stdout', text=[text])])
@@ -51,7 +52,7 @@ FINE = [cell('## Two words & `code`\n\n$$x$$ {#eq-one}\n\nSee @eq-one, @fig-a, [
 def site(tmp, *cells, bar=None, front='title: A\ndescription: d'):
     (tmp/'proc').mkdir()
     for n,cs,f in (('00_a.ipynb', [*FINE, *cells], front), ('01_b.ipynb', [cell('## The end')], 'title: B\ndescription: d\noutput-file: b.html')):
-        nb = dict(cells=[dict(cell_type='raw', id='f', metadata={}, source=f'---\n{f}\n---\n')]+cs, metadata={}, nbformat=4, nbformat_minor=5)
+        nb = dict(cells=[cell(f'---\n{f}\n---\n', 'raw')]+cs, metadata={}, nbformat=4, nbformat_minor=5)
         (tmp/'proc'/n).write_text(json.dumps(nb))
     (tmp/'proc/sidebar.yml').write_text(bar or BAR)
     (tmp/'proc/references.bib').write_text('@article{ioffe2015,\n title={x}}\n')
@@ -89,6 +90,78 @@ def test_fine(tmp_path): assert site(tmp_path) == []
 def test_planted(tmp_path, fault, said):
     msgs = site(tmp_path, fault)
     assert len(msgs)==1 and said in msgs[0], msgs
+
+# ---- line breaks: a notebook, the page that nbdev makes of it, and what `finish` writes
+needs_pandoc = pytest.mark.skipif(not P.has_pandoc(), reason='no pandoc on the PATH (Debian: apt-get install pandoc)')
+PROSE = ('## First\n\nA paragraph\nof two lines, $x_1$ and\n\n$$y = 2\n+ 3$$\n\n'
+         '- one item\n- another\n\n| a | b |\n|---|---|\n| 1 | 2 |')
+CODE = '#| code-fold: true\nx = 2\nif x:\n    print(x)'
+
+def finished(tmp, prose=PROSE, code=CODE, printed='2\n3\n'):
+    "Messages about a lesson whose processed page has this prose, code and output"
+    out = [dict(output_type='stream', name='stdout', text=printed.splitlines(keepends=True))]
+    badge,_ = L.colab_parts('00_a.ipynb', L.settings())
+    source = [cell(f'# Title\n\n> A claim.\n\n{badge}'), cell('#| hide\nimport sys', 'code'), cell(PROSE),
+              cell(CODE, 'code', outputs=[out[0] | dict(text=['2\n', '3\n'])])]
+    front = cell('---\ntitle: Title\ndescription: A claim.\n---\n', 'raw')
+    built = [front, cell(prose), cell(code, 'code', outputs=out)]
+    for folder,cells in (('nbs', source), ('proc', built)):
+        (tmp/folder).mkdir()
+        (tmp/folder/'00_a.ipynb').write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
+    shutil.copy(L.ROOT/'settings.ini', tmp)
+    P.finish(tmp/'proc', tmp)
+    pages = P.read_pages(tmp/'proc')
+    return [*P.check_sources(pages), *P.check_lines(pages, tmp)]
+
+@needs_pandoc
+@pytest.mark.parametrize('change, said', [
+    ({}, None),
+    (dict(code=CODE.replace('if x:\n', '')), "'if x:' was written, but a reader sees 'print(x)'"),
+    (dict(code=CODE.replace(':\n', ':')), "'if x:' was written, but a reader sees 'if x:    print(x)'"),
+    (dict(code='#| echo: false\n' + CODE), "'x = 2' was written, but a reader sees '2'"),
+    (dict(prose=PROSE.replace('First\n\n', 'First ')), "'## First' was written, but a reader sees '## First A p"),
+    (dict(prose=PROSE.replace('##', '###')), "'## First' was written, but a reader sees '### First'"),
+    (dict(prose=PROSE.replace('h\nof', 'hof')), "two lines x 1 and' was written, but a reader sees 'A paragraphof two"),
+    (dict(prose=PROSE.replace('\n- another', ' - another')), "'one item' was written, but a reader sees 'one item an"),
+    (dict(prose=PROSE.replace('|\n| 1', '|| 1')), "'a' was written, but a reader sees '1 2'"),
+    (dict(prose=PROSE + '\n\nMore.'), "'x = 2' was written, but a reader sees 'More'"),
+    (dict(printed='2 3\n'), "'2' was written, but a reader sees '2 3'"),
+    (dict(printed='2\n3\n4\n'), "'(nothing)' was written, but a reader sees '4'"),
+])
+def test_lines(tmp_path, change, said):
+    msgs = finished(tmp_path, **change)
+    assert (not msgs) if said is None else len(msgs)==1 and said in msgs[0], msgs
+
+@needs_pandoc
+def test_sources_in_one_string(tmp_path, monkeypatch):
+    "As `finish` once wrote them: the title is lost, headings run on, code is one line"
+    monkeypatch.setattr(P, 'as_lines', lambda source: source)
+    (tmp_path/'small').mkdir()
+    no_list,no_title = finished(tmp_path/'small')
+    assert '4 of 4 cells have no list of lines as source' in no_list
+    assert "'# Title' was written, but a reader" in no_title
+
+@needs_pandoc
+@pytest.mark.parametrize('name', ['index.ipynb', '11_batchnorm.ipynb', 'exercises/batchnorm.ipynb'])
+def test_page_in_one_string(proc, tmp_path, name):
+    "So is a page of the site"
+    path = tmp_path/name
+    path.parent.mkdir(exist_ok=True)
+    nb = json.loads((proc/name).read_text(encoding='utf-8'))
+    for c in nb['cells']: c['source'] = ''.join(c['source'])
+    path.write_text(json.dumps(nb), encoding='utf-8')
+    pages = P.read_pages(tmp_path)
+    assert len([*P.check_sources(pages)])==len([*P.check_lines(pages)])==1
+
+@needs_pandoc
+def test_last_line_of_the_api_page(proc, tmp_path):
+    "A page without code, too, is read to its end"
+    text = (proc/'api.qmd').read_text(encoding='utf-8').rstrip()
+    (tmp_path/'api.qmd').write_text(text, encoding='utf-8')
+    assert list(P.check_lines(P.read_pages(tmp_path)))==[]
+    (tmp_path/'api.qmd').write_text(text.rpartition('\n')[0], encoding='utf-8')
+    assert 'but a reader sees \'(nothing)\'' in next(P.check_lines(P.read_pages(tmp_path)))
+
 
 @pytest.mark.parametrize('old, new, said', [
     ('          - 01_b.ipynb\n', '', '01_b.ipynb is missing'), ('01_b', '00_a', '00_a.ipynb stands there 2 times'),

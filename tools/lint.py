@@ -27,14 +27,21 @@ def settings(root=ROOT):
     return ini['DEFAULT']
 
 
+def not_lines(source):
+    "Whether the source of a cell is anything but a list of lines"
+    if isinstance(source, str): return True
+    return not all(line.endswith('\n') for line in source[:-1]) or any('\n' in line[:-1] for line in source)
+
+
 class Page:
     "A notebook with what the rules ask of it."
     def __init__(self, path, root=ROOT):
         self.path, self.root = Path(path), Path(root)
         self.name = self.path.relative_to(self.root/'nbs').as_posix()
         self.nb = json.loads(self.path.read_text(encoding='utf-8'))
-        for c in self.nb['cells']: c['source'] = ''.join(c['source'])
         self.cells = self.nb['cells']
+        self.not_lines = [c['id'] for c in self.cells if not_lines(c['source'])]
+        for c in self.cells: c['source'] = ''.join(c['source'])
         self.code = [c for c in self.cells if c['cell_type'] == 'code']
         self.md = '\n'.join(c['source'] for c in self.cells if c['cell_type'] == 'markdown')
 
@@ -123,6 +130,10 @@ def rule_outputs(p, cfg):
                 for d in ('fig-cap', 'fig-alt'):
                     if f'#| {d}:' not in c['source']: yield f"cell {c['id']}: figure without #| {d}:"
     if p.is_lesson and not any(c.get('outputs') for c in p.code): yield 'no saved outputs: a reader of the site sees nothing'
+
+def rule_lines(p, cfg):
+    "The source of a cell is a list of lines: Quarto loses the line breaks of a string"
+    for i in p.not_lines: yield f'cell {i}: its source is no list of lines (run `python tests/lint.py --fix`)'
 
 def rule_size(p, cfg):
     "A page stays under 500 KB, a cell under 31 lines; a class of the library may be longer"
@@ -246,7 +257,8 @@ def rule_links(p, cfg):
     for link in re.findall(r'\]\((?!https?:|#)([^)#]+)', p.md):
         if not (p.path.parent/link).exists(): yield f'link to {link}, which does not exist'
 
-RULES = [rule_exercises, rule_links, rule_parts, rule_outputs, rule_size, rule_star, rule_experiment, rule_results, rule_citations, rule_syntax]
+RULES = [rule_exercises, rule_links, rule_parts, rule_outputs, rule_lines, rule_size, rule_star, rule_experiment,
+         rule_results, rule_citations, rule_syntax]
 
 
 def rule_paths(root=ROOT):
@@ -371,7 +383,7 @@ def fix(p, cfg):
         at = 1 + next((i for i, c in enumerate(p.cells) if 'default_exp' in c['source']), 0)
         new = dict(cell_type='code', execution_count=None, id=uuid.uuid4().hex[:8], metadata=dict(FOLDED), outputs=[], source=cell)
         p.cells.insert(at, new)
-    if json.dumps(p.nb) != before: write(p)
+    if p.not_lines or json.dumps(p.nb) != before: write(p)
 
 
 def main():

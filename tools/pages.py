@@ -1,12 +1,15 @@
 """The site: built and checked. `python tools/pages.py [--out DIR] [--site DIR]`
 
 The pages are processed by nbdev (`nbdev.serve.proc_nbs`) in a folder of their own and checked there: links, anchors,
-images, citations, figures, the sidebar and the tables of parameters. That needs no Quarto. Where `quarto` is on the
-PATH, the same command renders the site and checks its HTML too; `--site` says where the rendered site goes.
+images, citations, figures, the sidebar and the tables of parameters. Each page is then put together as Quarto does it
+and read by pandoc, line by line against its notebook. That needs no Quarto. Where `quarto` is on the PATH, the same
+command renders the site and checks its HTML too; `--site` says where the rendered site goes.
 """
 import argparse, ast, json, re, shutil, subprocess, sys, tempfile
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import takewhile, zip_longest
+from os.path import commonprefix
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -33,6 +36,10 @@ def build(out, root=L.ROOT):
     if res.returncode: raise RuntimeError(f'nbdev could not process the pages:\n{res.stderr[-3000:]}')
     finish(out/'_proc', root)
     return out/'_proc'
+
+def as_lines(source):
+    "The source of a cell as it has to be written: from one string Quarto loses the line breaks"
+    return source.splitlines(keepends=True)
 
 def finish(proc, root=L.ROOT):
     "What nbdev leaves open: badge and minutes under the title, links to names without an entry, modules as default values, stars"
@@ -66,6 +73,7 @@ def finish(proc, root=L.ROOT):
             badge,_ = L.colab_parts(p.name, cfg)
             head = dict(cell_type='markdown', id='head', metadata={}, source=f'{badge} About {minutes(pages[p.name])} minutes to read.')
             p.nb['cells'].insert(1, head)
+        for c in p.nb['cells']: c['source'] = as_lines(c['source'])
         p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
@@ -250,6 +258,139 @@ def inherited(root):
 def public_name(n): return not any(o.startswith('_') for o in n.split('.'))
 
 
+# ---- lines: what a reader sees of a page, found out without Quarto
+# Quarto's reading of a notebook is that of src/core/jupyter/jupyter.ts in its repository, the same in 1.5 to 1.9.
+OPTION = re.compile(r'#\s*\| ?')
+HIDDEN = re.compile(r'^#\| *(?:hide|export|exporti|default_exp)(?![\w:])', re.M)   # cells that nbdev takes off the page
+
+def quarto_lines(source):
+    "The lines of a cell as Quarto takes them: a list as it is, a string cut up without its line breaks"
+    return re.split(r'\r?\n', source) if isinstance(source, str) else source
+
+def fenced(text, attributes=''):
+    "A block of code in a fence that is longer than any in the text"
+    ticks = '`'*max([3, *(len(t) + 1 for t in re.findall('^`{3,}', text, re.M))])
+    return f'{ticks}{attributes}\n{text.rstrip()}\n{ticks}\n'
+
+def output_markdown(output):
+    "What Quarto writes for an output"
+    data = output.get('data', {})
+    if 'text/markdown' in data: return ''.join(data['text/markdown']) + '\n'
+    if any(k.startswith('image/') for k in data): return '![](figure.png)\n'
+    return fenced(''.join(output.get('text') or data.get('text/plain', '')))
+
+def as_quarto_joins(nb):
+    "The Markdown that Quarto makes of a notebook and hands to pandoc, without labels, captions and pictures"
+    parts = []
+    for c in nb['cells']:
+        lines = quarto_lines(c['source'])
+        if c['cell_type']!='code':
+            parts.append(''.join(lines).removesuffix('\n') + '\n')
+            continue
+        options = list(takewhile(OPTION.match, lines))
+        code = ''.join(lines[len(options):]).lstrip('\n')
+        md = '' if any('echo: false' in o for o in options) else fenced(code, ' {.python .cell-code}')
+        asis = any('output: asis' in o for o in options)   # a table of parameters: in Quarto without a div around it
+        kind = 'cell-output-asis' if asis else 'cell-output'
+        for o in c.get('outputs', []): md += f'\n::: {{.{kind}}}\n{output_markdown(o)}:::\n'
+        parts.append(f'::: {{.cell}}\n{md}:::\n')
+    return '\n'.join(parts)
+
+def words(text): return ' '.join(re.findall(r'[^\W_]+', text))
+def code_lines(code): return [f'    {line}' for line in code.rstrip().split('\n')]
+
+def pandoc_text(node):
+    "The text of inline elements of pandoc's tree"
+    if isinstance(node, list): return ''.join(map(pandoc_text, node))
+    if not isinstance(node, dict): return ''
+    kind, content = node.get('t'), node.get('c')
+    if kind in ('Space', 'SoftBreak', 'LineBreak'): return ' '
+    if kind=='Str': return content
+    if kind in ('Code', 'Math'): return content[1]
+    return '' if kind=='RawInline' else pandoc_text(content)
+
+def pandoc_lines(node):
+    "Headings, paragraphs (words only) and lines of code of pandoc's tree, in order, without tables of parameters"
+    for n in node if isinstance(node, list) else [node]:
+        if isinstance(n, list): yield from pandoc_lines(n)
+        if not isinstance(n, dict): continue
+        kind, content = n.get('t'), n.get('c')
+        if kind=='Header': yield '#'*content[0] + ' ' + words(pandoc_text(content[2]))
+        elif kind=='CodeBlock': yield from code_lines(content[1])
+        elif kind in ('Para', 'Plain'): yield words(pandoc_text(content))
+        elif kind!='Div' or 'cell-output-asis' not in content[0][1]: yield from pandoc_lines(content)
+
+def shown_lines(page):
+    "The lines of a processed page as pandoc reads them"
+    text = page.path.read_text(encoding='utf-8')
+    md = as_quarto_joins(json.loads(text)) if page.nb else text
+    command = ['pandoc'] if shutil.which('pandoc') else ['quarto', 'pandoc']
+    command += ['--from=markdown-citations-implicit_figures', '--to=json']
+    tree = json.loads(subprocess.run(command, input=md, capture_output=True, encoding='utf-8', check=True).stdout)
+    title, claim = (pandoc_text(tree['meta'].get(k)) for k in ('title', 'description'))
+    return [f'# {words(title)}' if title else '', words(claim), *pandoc_lines(tree['blocks'])]
+
+def inline_text(t):
+    "The text of a token of mistune, without HTML"
+    if t['type'] in ('softbreak', 'linebreak'): return ' '
+    if t['type']=='inline_html': return ''
+    return t['raw'] if 'raw' in t else ''.join(map(inline_text, t.get('children', [])))
+
+def mistune_lines(ts):
+    "Headings, paragraphs (words only) and lines of code of mistune's tokens, in order"
+    for t in ts:
+        if t['type']=='heading': yield '#'*t['attrs']['level'] + ' ' + words(re.sub(r'\{[^}]*\}$', '', inline_text(t)))
+        elif t['type']=='block_code':
+            if t.get('attrs', {}).get('info')!='{=html}': yield from code_lines(t['raw'])
+        elif t['type']=='block_html': yield words(re.sub(r'<!--.*?-->|<[^>]*>', '', t['raw'], flags=re.S))
+        elif t['type'] in ('paragraph', 'block_text', 'table_cell'): yield words(inline_text(t))
+        else: yield from mistune_lines(t.get('children', []))
+
+def written_lines(text):
+    "The lines of Markdown as its author sees them in Jupyter"
+    text = re.sub(r'^:::.*$', '', text, flags=re.M)           # he does not see Quarto's divs
+    text = re.sub(r'(?<=\))\{[\w-]+="[^}\n]*\}', '', text)    # and the attributes of its figures
+    text = re.sub(r'\$\$(.*?)\$\$', lambda m: words(m[1]), text, flags=re.S)   # to mistune a formula ends the paragraph
+    return mistune_lines(_md(text))
+
+def source_lines(name, root=L.ROOT):
+    "The lines that the source of a page has to show, outputs too: all that it does not hide"
+    path = Path(root)/'nbs'/name
+    if path.suffix=='.qmd':
+        front,text = re.match(r'---\n(.*?)\n---\n(.*)', path.read_text(encoding='utf-8'), re.S).groups()
+        front = yaml.safe_load(front)
+        about = f'About {minutes_of(text)} minutes to read.' if part_of(name) not in (None, 'API') else ''
+        return [*written_lines(f"# {front['title']}\n\n{front.get('description', '')}\n\n{about}\n\n{text}")]
+    page = L.Page(path, root)
+    about = f' About {minutes(page)} minutes to read.' if page.is_lesson or page.is_exercise else ''
+    lines = [*written_lines(page.cells[0]['source'] + about)]
+    for c in page.cells[1:]:
+        if c['cell_type']=='markdown': lines += written_lines(c['source'])
+        elif not HIDDEN.search(c['source']):
+            lines += code_lines(re.sub(r'\A(?:#\|.*\n?)*', '', c['source']).strip())
+            for o in c['outputs']: lines += written_lines(output_markdown(o))
+    return lines
+
+def check_sources(pages):
+    "Every cell's source is a list of lines"
+    for p in pages:
+        cells = json.loads(p.path.read_text(encoding='utf-8'))['cells'] if p.nb else []
+        if bad := [c for c in cells if L.not_lines(c['source'])]:
+            yield f'{p.name}: {len(bad)} of {len(cells)} cells have no list of lines as source: line breaks are lost'
+
+def check_lines(pages, root=L.ROOT):
+    "A reader of the site sees the headings, paragraphs and lines of code that were written, one by one"
+    for p in pages:
+        written,shown = filter(None, source_lines(p.name, root)), filter(None, shown_lines(p))
+        for want,got in zip_longest(written, shown, fillvalue='(nothing)'):
+            if want!=got:
+                at = max(0, len(commonprefix([want, got])) - 30)
+                yield f'{p.name}: {want[at:at+80].strip()!r} was written, but a reader sees {got[at:at+80].strip()!r}'
+                break
+
+def has_pandoc(): return bool(shutil.which('pandoc') or shutil.which('quarto'))
+
+
 def check_proc(proc, root=L.ROOT):
     "All messages about the processed pages in the folder `proc`"
     pages = read_pages(proc)
@@ -259,6 +400,8 @@ def check_proc(proc, root=L.ROOT):
     yield from check_pages(pages)
     yield from check_sidebar(pages, proc, root)
     yield from check_api(pages, root)
+    yield from check_sources(pages)
+    if has_pandoc(): yield from check_lines(pages, root)
 
 
 # ---- the rendered site
@@ -299,6 +442,7 @@ def main():
         if a.out: a.out.mkdir(parents=True)
         proc = build(a.out or tmp)
         msgs = list(check_proc(proc))
+        if not has_pandoc(): print('pages: no pandoc on the PATH, so lines are not compared with the notebooks')
         if shutil.which('quarto'):
             site = render(proc)
             msgs += check_html(site)
