@@ -142,7 +142,7 @@ def test_sources_in_one_string(tmp_path, monkeypatch):
     assert "'# Title' was written, but a reader" in no_title
 
 @needs_pandoc
-@pytest.mark.parametrize('name', ['index.ipynb', '11_batchnorm.ipynb', 'exercises/batchnorm.ipynb'])
+@pytest.mark.parametrize('name', ['index.ipynb', '07_batchnorm.ipynb', 'exercises/batchnorm.ipynb'])
 def test_page_in_one_string(proc, tmp_path, name):
     "So is a page of the site"
     path = tmp_path/name
