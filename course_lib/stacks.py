@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Images', 'image_sets', 'batch_order', 'take_batch', 'accuracy_loss', 'AloneTrainer', 'StackedConv2d', 'StackTrainer',
-           'fit_stack', 'recalibrated']
+           'fit_stack', 'judged', 'recalibrated']
 
 # %% ../nbs/library/stacks.ipynb #4ca01f73
 import copy
@@ -38,15 +38,12 @@ class Images:
 
 @lru_cache(8)
 def image_sets(
-    name:str,              # 'fashion_mnist' or 'mnist'
-    held_out:int=10_000,   # how many of the training images, the last ones, are for tuning
-    device='cpu',          # where the bytes live
-)->dict:                   # `train`, `tune`, `test`: `Images`
-    "A data set in three parts. Raises `ValueError` if no image is left to train on."
+    name:str,      # 'fashion_mnist' or 'mnist'
+    device='cpu',  # where the bytes live
+)->dict:           # `train` (50,000 images), `tune` (10,000), `test` (10,000): `Images`
+    "A data set in three parts: the last sixth of its training images is for tuning."
     dls = DataLoaders.in_memory(get_dataset(name), 1000, device)
-    n = len(dls.train.y) - held_out
-    if n < 1:
-        raise ValueError(f'image_sets: {name} has {len(dls.train.y)} training images; {held_out} cannot be held out')
+    n = len(dls.train.y)*5//6
     train,test = (Images(d.x, d.y, dls.mean, dls.std) for d in (dls.train, dls.valid))
     return dict(train=train.part(slice(n)), tune=train.part(slice(n, None)), test=test)
 
@@ -265,6 +262,24 @@ def fit_stack(
         seen[steps] = at[steps](trainer)
         trainer.train()
     return trainer, torch.stack(losses, 1), seen
+
+
+def judged(
+    trainer,        # after training
+    losses:Tensor,  # as `fit_stack` gives them, (models, steps)
+    sets:dict,      # as `image_sets` gives it
+)->list:            # a dictionary each: accuracy, loss (test images), tune_accuracy, train_loss (last tenth), failure
+    "What came of each model, on the images for tuning and on the test images."
+    tune,_ = trainer.evaluate(sets['tune'])
+    test,loss = trainer.evaluate(sets['test'])
+    tail = losses[:,-max(1, losses.shape[1]//10):].mean(1)
+    results = []
+    for i in range(len(losses)):
+        numbers = dict(accuracy=test[i], loss=loss[i], tune_accuracy=tune[i], train_loss=tail[i])
+        numbers = {k:round(v.item(), 4) for k,v in numbers.items()}
+        finite = losses[i].isfinite().all() and math.isfinite(numbers['loss'])
+        results.append(numbers | dict(failure=None if finite else 'diverged'))
+    return results
 
 
 @torch.no_grad()
