@@ -252,8 +252,9 @@ def bench_sizes(
 )->list:                                      # n, `layer`: `bench_norm`; `net_ms`, `net_flops` and `net_bytes` of a step of the course's network
     "One layer (n, 16, 14, 14) and one network at growing batch sizes: where the fixed cost of a step ends."
     from torch.utils.flop_counter import FlopCounterMode
-    from course_lib.sweep import AloneTrainer, RunConfig
-    trainer,rows = AloneTrainer([RunConfig(norm=name)], device),[]
+    from course_lib.small_batch import RunConfig, config_model
+    from course_lib.stacks import AloneTrainer
+    trainer,rows = AloneTrainer([config_model(RunConfig(norm=name)).to(device)], [.1]),[]
     for n in ns:
         x,y = torch.randn(1, n, 1, 28, 28, device=device),torch.randint(0, 10, (1,n), device=device)
         step = lambda: trainer.step(x, y, .02)
@@ -391,16 +392,16 @@ def bench_stack(
 )->list:                  # for each norm: `speed_ratio` of a model's step alone (ours) against its share of the stack's (theirs); flops of a step
     "Steps a second of small models at a tiny batch: one by one, compiled, stacked."
     from torch.utils.flop_counter import FlopCounterMode
-    from course_lib.sweep import AloneTrainer, RunConfig, StackTrainer
+    from course_lib.small_batch import RunConfig, config_model
+    from course_lib.stacks import AloneTrainer, StackTrainer
     dev,rows = how.get('device', 'cpu'),[]
     x,y = torch.randn(models, batch_size, 1, 28, 28, device=dev),torch.randint(0, 10, (models,batch_size), device=dev)
     for norm in norms:
         torch._dynamo.reset()
-        cs = [RunConfig(norm=norm, batch_size=batch_size, seed=s, lr=.02) for s in range(models)]
-        trainers = dict(ours=AloneTrainer(cs[:1], dev), theirs=StackTrainer(cs, dev))
+        def net(seed): return config_model(RunConfig(norm=norm, seed=seed)).to(dev)
+        trainers = dict(ours=AloneTrainer([net(0)], [.02]), theirs=StackTrainer([net(s) for s in range(models)], [.02]*models))
         if compile and norm==norms[0]:
-            trainers['compiled'] = AloneTrainer(cs[:1], dev)
-            trainers['compiled'].model = compiled(trainers['compiled'].model, dev)
+            trainers['compiled'] = AloneTrainer([compiled(net(0), dev)], [.02])
         ts = alternate({k:lambda t=t: t.step(x, y, 1.) for k,t in trainers.items()}, **how)
         ts['theirs'] = ts['theirs']/models
         with FlopCounterMode(display=False) as c: trainers['ours'].step(x, y, 1.)

@@ -14,7 +14,7 @@ from derived import (CELLS, HIGHLIGHTS, ORDER, derived, highlights, import_drawi
                      parts, part_of)
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_KB, MAX_LINES = 500, 30
+MAX_KB, MAX_LINES, MAX_DEFINED = 500, 30, 15
 FOLDED = dict(cellView='form')   # metadata of a cell that Colab shows by its title
 # Machine paths, registry hosts: nothing that is committed names them.
 FORBIDDEN = re.compile('|'.join([r'/wor' r'k/', r'/roo' r't/', r'/ho' r'me/\w+/', r'/tm' r'p/[\w.-]+', r'py' r'pi\.org',
@@ -133,7 +133,7 @@ def rule_outputs(p, cfg):
 
 def rule_lines(p, cfg):
     "The source of a cell is a list of lines: Quarto loses the line breaks of a string"
-    for i in p.not_lines: yield f'cell {i}: its source is no list of lines (run `python tests/lint.py --fix`)'
+    for i in p.not_lines: yield f'cell {i}: its source is no list of lines (run `python tools/lint.py --fix`)'
 
 def rule_size(p, cfg):
     "A page stays under 500 KB, a cell under 31 lines; a class of the library may be longer"
@@ -149,9 +149,12 @@ def rule_star(p, cfg):
         if star: yield f'`from course_lib.{mod} import *`: name what you import'
 
 def rule_experiment(p, cfg):
-    "A page of experiments imports what it uses: it defines nothing"
-    if p.is_lesson and not p.module and part_of(p.root, p.name) == 'Experiments':
-        for n in p.defined(): yield f'experiment notebook defines `{n}`: export it from its own notebook'
+    "A page of experiments defines only what is its subject, in a few lines: loops, tables and statistics are the library's"
+    if not p.is_lesson or p.module or part_of(p.root, p.name) != 'Experiments': return
+    for c, t in p.trees():
+        for n in getattr(t, 'body', ()):
+            if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.end_lineno-n.lineno >= MAX_DEFINED:
+                yield f'`{n.name}` has {n.end_lineno-n.lineno+1} lines: an experiment page takes what is longer than {MAX_DEFINED} from the library'
 
 def rule_results(p, cfg):
     "Rows of experiments are read with `read_results`: then the page also runs alone, from the installed package"
