@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .activations import WEIGHTED, Hook, Hooks, TextTable, act_grad, is_elementwise, mean_std, probe_copy
+from .activations import WEIGHTED, Hook, Hooks, TextTable, act_grad, is_elementwise, layers_in_order, mean_std, probe_copy
 
 # %% ../nbs/library/diagnose.ipynb #dcd4362f
 def dead_share(

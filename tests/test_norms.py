@@ -8,7 +8,7 @@ E[x^2]-E[x]^2, and batch norm's gradient is wrong where input and gradient of a 
 
 `NORM_EXAMPLES=20000 pytest tests/test_norms.py -s` draws more, with a new seed, and prints what was covered.
 """
-import copy, inspect, os, warnings
+import copy, os, warnings
 from collections import Counter
 
 import pytest, torch
@@ -17,7 +17,8 @@ from torch import nn
 from course_lib.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 torch.set_num_threads(1)
-NEW_BIAS = 'bias' in inspect.signature(nn.BatchNorm2d).parameters    # torch 2.12 and newer
+OLD = tuple(int(o) for o in torch.__version__.split('.')[:2]) < (2, 12)
+pytestmark = pytest.mark.skipif(OLD, reason='the drawn corner cases crash RMSNorm and GroupNorm of torch 2.11 itself')
 EXAMPLES, LONG = int(os.environ.get('NORM_EXAMPLES', 2000)), 'NORM_EXAMPLES' in os.environ
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 OURS = dict(batch=BatchNorm, instance=InstanceNorm, group=GroupNorm, layer=LayerNorm, rms=RMSNorm)
@@ -55,7 +56,7 @@ def cases(draw, name):
     if fault in ('channels', 'ndim', 'eps'): n, spatial = max(n, 2), [max(s, 2) for s in spatial] or [2]
     if name in ('batch', 'instance'):
         kw |= dict(momentum=draw(st.sampled_from([.1, .1, None, 0., .5, 1.])), affine=draw(flag),
-                   track_running_stats=draw(flag), **(dict(bias=draw(mostly)) if NEW_BIAS else {}))
+                   track_running_stats=draw(flag), bias=draw(mostly))
         args = (c,)
     if name == 'instance' and not spatial: spatial = [draw(size)]
     if name == 'group':
@@ -63,7 +64,7 @@ def cases(draw, name):
         c = groups*draw(st.integers(1, 3))
         if fault == 'divide': groups, c = groups+1, (groups+1)*draw(st.integers(0, 2)) + draw(st.integers(1, groups))
         if fault == 'one': c = groups
-        args, kw = (groups, c), kw | dict(affine=draw(flag), **(dict(bias=draw(mostly)) if NEW_BIAS else {}))
+        args, kw = (groups, c), kw | dict(affine=draw(flag), bias=draw(mostly))
     if fault == 'one': n, spatial = 1, [1 for _ in spatial]
     shape = [n, c, *spatial]
     if name in ('layer', 'rms'):

@@ -16,13 +16,13 @@ def test_site(proc):
 def test_head_of_a_lesson(proc):
     "Badge and minutes, which nbdev drops with the title, stand on the built page, on exercises too"
     for p in P.read_pages(proc):
-        if D.part_of(p.name) not in (None, 'API'):
+        if D.part_of(L.ROOT, p.name) not in (None, 'Library'):
             text = '\n'.join(c['source'] for c in p.cells[:3])
             assert re.search(r'About \d+ minutes', text) and ('colab-badge' in text or not p.nb), p.name
 
 def test_star_of_a_shape(proc):
     "A docstring that names a shape (N, C, *) stays in italics to its end"
-    text = next(p for p in P.read_pages(proc) if p.name.startswith('12_')).cells
+    text = next(p for p in P.read_pages(proc) if p.name=='08_groupnorm.ipynb').cells
     docs = [o['data']['text/markdown'] for c in text if c.get('has_sd') for o in c['outputs']]
     assert any(r'(N, C, \*)' in d for d in docs) and not any('(N, C, *)' in ''.join(d).rpartition('```')[2] for d in docs)
 
@@ -51,15 +51,17 @@ FINE = [cell('## Two words & `code`\n\n$$x$$ {#eq-one}\n\nSee @eq-one, @fig-a, [
 
 def site(tmp, *cells, bar=None, front='title: A\ndescription: d'):
     (tmp/'proc').mkdir()
+    (tmp/'tools').mkdir()
+    (tmp/'tools/order.yml').write_text('lessons: {Base: [00_a, 01_b], More: [03_c]}')
     for n,cs,f in (('00_a.ipynb', [*FINE, *cells], front), ('01_b.ipynb', [cell('## The end')], 'title: B\ndescription: d\noutput-file: b.html')):
         nb = dict(cells=[cell(f'---\n{f}\n---\n', 'raw')]+cs, metadata={}, nbformat=4, nbformat_minor=5)
         (tmp/'proc'/n).write_text(json.dumps(nb))
     (tmp/'proc/sidebar.yml').write_text(bar or BAR)
     (tmp/'proc/references.bib').write_text('@article{ioffe2015,\n title={x}}\n')
     pages = P.read_pages(tmp/'proc')
-    return [m for rule in (P.check_links(pages, tmp/'proc'), P.check_pages(pages), P.check_sidebar(pages, tmp/'proc'), P.check_api(pages)) for m in rule]
+    return [m for rule in (P.check_links(pages, tmp/'proc'), P.check_pages(pages), P.check_sidebar(pages, tmp/'proc', tmp), P.check_api(pages)) for m in rule]
 
-BAR = 'website:\n  sidebar:\n    contents:\n      - section: Foundations\n        contents:\n          - 00_a.ipynb\n          - 01_b.ipynb\n'
+BAR = 'website:\n  sidebar:\n    contents:\n      - section: Base\n        contents:\n          - 00_a.ipynb\n          - 01_b.ipynb\n'
 
 def test_fine(tmp_path): assert site(tmp_path) == []
 
@@ -108,6 +110,8 @@ def finished(tmp, prose=PROSE, code=CODE, printed='2\n3\n'):
     for folder,cells in (('nbs', source), ('proc', built)):
         (tmp/folder).mkdir()
         (tmp/folder/'00_a.ipynb').write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
+    (tmp/'tools').mkdir()
+    (tmp/'tools/order.yml').write_text('lessons: {Base: [00_a]}')
     shutil.copy(L.ROOT/'settings.ini', tmp)
     P.finish(tmp/'proc', tmp)
     pages = P.read_pages(tmp/'proc')
@@ -165,24 +169,33 @@ def test_last_line_of_the_api_page(proc, tmp_path):
 
 @pytest.mark.parametrize('old, new, said', [
     ('          - 01_b.ipynb\n', '', '01_b.ipynb is missing'), ('01_b', '00_a', '00_a.ipynb stands there 2 times'),
-    ('01_b', '03_c', '03_c.ipynb is no page'), ('Foundations', 'Practice', 'stands in Practice, not in Foundations'),
+    ('01_b', '03_c', '03_c.ipynb is no page'), ('Base', 'More', 'stands in More, not in Base'),
     ('00_a.ipynb\n          - 01_b', '01_b.ipynb\n          - 00_a', 'not in the order')])
 def test_sidebar(tmp_path, old, new, said): assert any(said in m for m in site(tmp_path, bar=BAR.replace(old, new)))
 
 def test_no_title(tmp_path): assert any('no description' in m for m in site(tmp_path, front='title: A'))
 
-@pytest.mark.parametrize('name, part', [('library/core.ipynb', 'Foundations'), ('02_signal.ipynb', 'Foundations'), ('05_lsuv.ipynb', 'Initialization'),
-    ('library/norms.ipynb', 'Normalization'), ('14d_x.ipynb', 'Practice'), ('library/train.ipynb', 'Practice'), ('10_seeds.ipynb', 'Experiments'),
-    ('26_towards_90.ipynb', 'Experiments'), ('24_distributed.ipynb', 'Practice'), ('library/grading.ipynb', 'Exercises'), ('exercises/01_x.ipynb', 'Exercises'), ('api.qmd', 'API'),
-    ('index.ipynb', None)])
-def test_parts(name, part): assert D.part_of(name)==part
+@pytest.mark.parametrize('name, part', [('02_signal.ipynb', 'Initialization'), ('09_runningbatchnorm.ipynb', 'Normalization'),
+    ('10_seeds.ipynb', 'Experiments'), ('26_towards_90.ipynb', 'Your own model'), ('exercises/training.ipynb', 'Exercises'),
+    ('play/axes.qmd', 'Play'), ('library/core.ipynb', 'Library'), ('api.qmd', 'Library'), ('index.ipynb', None), ('14_none.ipynb', None)])
+def test_parts(name, part): assert D.part_of(L.ROOT, name)==part
 
-def test_new_page_takes_its_place(tmp_path):
-    (tmp_path/'nbs/exercises').mkdir(parents=True)
-    for n in ('00_a', '16_b', '15_c', '11_d', '20_e', 'exercises/02_f', '_template', 'index'): (tmp_path/f'nbs/{n}.ipynb').write_text('{"cells": []}')
-    got = {k: v for k,v in D.parts(tmp_path).items()}
-    assert got=={'Foundations': ['00_a.ipynb'], 'Normalization': ['11_d.ipynb'], 'Practice': ['20_e.ipynb'],
-                 'Experiments': ['15_c.ipynb', '16_b.ipynb'], 'Exercises': ['exercises/02_f.ipynb'], 'API': ['api.qmd']}
+def test_order_of_the_sidebar():
+    "Lessons by number, then exercises, play and library: what stands in the list, in its order"
+    parts = list(D.parts(L.ROOT))
+    assert parts[-3:]==['Exercises', 'Play', 'Library'] and parts[0]=='Initialization'
+    numbers = [D.number_of(n) for part in parts[:-3] for n in D.parts(L.ROOT)[part]]
+    assert numbers==sorted(set(numbers)) and all(numbers)
+    bar = D.sidebar(L.ROOT, L.pages_of())
+    assert all(f'text: "{n} ' in bar for n in numbers)
+
+def test_old_addresses_redirect(proc):
+    "Each address of the first edition that changed is an alias of a page that is there, and of one page only"
+    was = D.order(L.ROOT)['was']
+    pages = {p.name: p for p in P.read_pages(proc)}
+    found = [a for n,p in pages.items() for a in p.front.get('aliases', ())]
+    assert sorted(found)==sorted(f'/{o}.html' for o in was)
+    assert pages['library/core.ipynb'].front['aliases']==['/core.html'] and pages['play/axes.qmd'].front['aliases']==['/12b_axes.html']
 
 @pytest.mark.parametrize('html, said', [
     ('<a href="b.html">b</a><img src="x.png" alt="x"><h2 id="top2"></h2><a href="#top2">t</a>', None),
@@ -213,8 +226,9 @@ def test_social_card():
 
 def test_template_passes_the_lint(tmp_path):
     "The template of a lesson, copied as the guide says, is a page without faults once it has been run"
-    (tmp_path/'nbs').mkdir()
+    for d in ('nbs', 'tools'): (tmp_path/d).mkdir()
     for f in ('settings.ini', 'nbs/index.ipynb'): shutil.copy(L.ROOT/f, tmp_path/f)
+    (tmp_path/'tools/order.yml').write_text('lessons: {New: [30_new]}')
     shutil.copy(L.ROOT/'nbs/_template.ipynb', tmp_path/'nbs/30_new.ipynb')
     cfg = L.settings(tmp_path)
     L.fix(L.Page(tmp_path/'nbs/30_new.ipynb', tmp_path), cfg)

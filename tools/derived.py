@@ -240,7 +240,7 @@ def contract(root, pages):
     "The configuration of import-linter: base < lessons < tools, and every module on a shelf"
     shelf = {k: list(dict.fromkeys(m.split('.')[0] for m in ms)) for k, ms in shelves(root, pages).items()}
     lines = [f'# {MADE}', '[importlinter]', 'root_package = course_lib', '', '[importlinter:contract:shelves]', 'name = base < lessons < tools',
-             'type = layers', 'containers = course_lib', 'exhaustive = true', 'exhaustive_ignores =', '    _modidx', '    exercises', 'layers =']
+             'type = layers', 'containers = course_lib', 'exhaustive = true', 'exhaustive_ignores =', '    _modidx', 'layers =']
     return '\n'.join(lines + [f'    {" : ".join(shelf[k])}' for k in reversed(list(shelf)) if shelf[k]]) + '\n'
 
 # file: how it is made from (root, pages, settings)

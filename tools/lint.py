@@ -177,6 +177,15 @@ def rule_syntax(p, cfg):
 
 
 # ---- rules for all pages together
+def rule_labels(pages):
+    "A figure's label belongs to one page"
+    where = defaultdict(set)
+    for p in pages:
+        for c in p.code:
+            for label in re.findall(r'^#\| *label: *(fig-\S+)', c['source'], re.M): where[label].add(p.name)
+    for label, names in sorted(where.items()):
+        if len(names) > 1: yield f"{label} labels a figure of {' and of '.join(sorted(names))}"
+
 def rule_unique(pages):
     "A name is defined in one notebook only; what learners write is theirs"
     where = defaultdict(set)
@@ -227,7 +236,9 @@ def rule_numbers(root=ROOT):
 def rule_drawing(root=ROOT):
     "The drawing of imports in CONTRIBUTING.md is that of the modules"
     q = Path(root)/'CONTRIBUTING.md'
-    if q.exists() and q.read_text(encoding='utf-8') != with_drawing(q.read_text(encoding='utf-8'), root): yield 'CONTRIBUTING.md: the drawing of imports is stale (run `python tools/lint.py --fix`)'
+    if not q.exists(): return
+    text = q.read_text(encoding='utf-8')
+    if text != with_drawing(text, root): yield 'CONTRIBUTING.md: the drawing of imports is stale (run `python tools/lint.py --fix`)'
 
 def with_drawing(text, root=ROOT):
     "A guide with its drawing of imports made anew"
@@ -333,7 +344,7 @@ def lint(root=ROOT, only=None):
         if only and p.path.resolve() not in only: continue
         for rule in RULES: yield from (f'{p.name}: {m}' for m in rule(p, cfg))
     if only: return
-    yield from rule_unique(pages)
+    for rule in (rule_unique, rule_labels): yield from rule(pages)
     for rule in (rule_order, rule_numbers, rule_paths, rule_index, rule_derived, rule_drawing, rule_readme): yield from rule(root)
 
 

@@ -44,7 +44,7 @@ def as_lines(source):
 def finish(proc, root=L.ROOT):
     "What nbdev leaves open: badge and minutes under the title, links to names without an entry, modules as default values, stars"
     cfg,pages = L.settings(root),{p.name: p for p in L.pages_of(root)}
-    built = read_pages(proc)
+    built,old = read_pages(proc),aliases(root)
     ids = {p.html: p.ids for p in built}
     base = re.escape(cfg['doc_host'] + cfg['doc_baseurl'])
     def link(m):
@@ -56,7 +56,8 @@ def finish(proc, root=L.ROOT):
     for p in built:
         if not p.nb:   # a page without code: its minutes, too, where a page of a part has them
             if part_of(root, p.name) not in (None, LIBRARY):
-                front,text = re.match(r'(---\n.*?\n---\n)(.*)', p.path.read_text(encoding='utf-8'), re.S).groups()
+                front,text = re.match(r'(---\n.*?\n)---\n(.*)', p.path.read_text(encoding='utf-8'), re.S).groups()
+                front += f"aliases: [{', '.join(old[p.name])}]\n"*(p.name in old) + '---\n'
                 p.path.write_text(f'{front}\nAbout {minutes_of(text)} minutes to read.\n{text}', encoding='utf-8')
             continue
         for c in p.nb['cells']:
@@ -68,11 +69,14 @@ def finish(proc, root=L.ROOT):
                     o['data']['text/markdown'] = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
             if c['cell_type']=='markdown':   # a name that the author linked himself keeps his link
                 c['source'] = re.sub(rf'\[\[(`[^`]+`)\]\({base}[^)]*\)\]', r'[\1]', c['source'])
-                c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w.-]+)#([\w.]+)\)', link, c['source'])
-        if p.name in pages and (pages[p.name].is_lesson or pages[p.name].is_exercise):
+                c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w./-]+)#([\w.]+)\)', link, c['source'])
+        if part_of(root, p.name) is not None:
             badge,_ = L.colab_parts(p.name, cfg)
-            head = dict(cell_type='markdown', id='head', metadata={}, source=f'{badge} About {minutes(pages[p.name])} minutes to read.')
-            p.nb['cells'].insert(1, head)
+            time = '' if part_of(root, p.name)==LIBRARY else f' About {minutes(pages[p.name])} minutes to read.'
+            p.nb['cells'].insert(1, dict(cell_type='markdown', id='head', metadata={}, source=badge+time))
+        if p.name in old:   # addresses that the page had before lead to it
+            front = p.nb['cells'][0]
+            front['source'] = re.sub(r'\n---\s*$', f"\naliases: [{', '.join(old[p.name])}]\n---\n", front['source'])
         for c in p.nb['cells']: c['source'] = as_lines(c['source'])
         p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
@@ -359,7 +363,7 @@ def source_lines(name, root=L.ROOT):
     if path.suffix=='.qmd':
         front,text = re.match(r'---\n(.*?)\n---\n(.*)', path.read_text(encoding='utf-8'), re.S).groups()
         front = yaml.safe_load(front)
-        about = f'About {minutes_of(text)} minutes to read.' if part_of(name) not in (None, 'API') else ''
+        about = f'About {minutes_of(text)} minutes to read.' if part_of(root, name) not in (None, LIBRARY) else ''
         return [*written_lines(f"# {front['title']}\n\n{front.get('description', '')}\n\n{about}\n\n{text}")]
     page = L.Page(path, root)
     about = f' About {minutes(page)} minutes to read.' if page.is_lesson or page.is_exercise else ''
