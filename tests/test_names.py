@@ -1,0 +1,73 @@
+"Names that readers and their scripts import can still be imported from where they were."
+import importlib
+import re
+
+import pytest
+
+import lint as L
+
+NORMS = 'LayerNorm RMSNorm BatchNorm InstanceNorm GroupNorm RunningBatchNorm norm_factory'
+NAMES = {
+    'core': 'def_device set_seed to_device to_cpu clean_mem read_results',
+    'plot': 'plot_func show_image show_images get_grid use_style plot_axes norm_style NORM_COLORS',
+    'datasets': 'DataLoaders EpochSampler MemoryLoader StreamLoader get_dataset inplace DatasetError',
+    'models': 'conv get_model GeneralRelu ResBlock LeNet',
+    'checks': 'check_layer check_compile sample_input',
+    'learner': 'Learner MomentumLearner Callback MetricsCB DeviceCB TrainCB ProgressCB BatchTransformCB NaNGuardCB',
+    'training': 'RecorderCB BatchSchedCB EpochSchedCB LRFinderCB ParamScheduler CheckpointCB',
+    'activations': 'Hook Hooks ActivationStats',
+    'init': 'init_weights gain WEIGHTED',
+    'lsuv': 'lsuv_init',
+    'diagnose': 'signal_report layers_in_order TextTable',
+    'norms': NORMS,
+    'norms.convert': 'convert_norms freeze_norms recalibrate fold_norms norm_report norm_layers FrozenBatchNorm',
+    'norms.gap': 'accuracy_by_mode',
+    'norms.modes': 'BatchNormGradMode lazy_lenet',
+    'sweep': 'RunConfig Sweep read_rows run train_configs small_batch_grid course_sweep course_report group_rows tuned',
+    'bench': 'course_bench',
+    'train': 'course_train',
+    'distributed': 'SyncBatchNorm DistributedCB run_processes',
+    'grading': 'grade course_progress',
+    'exercises': 'grade course_progress',
+}
+PATCHED = {'learner.Learner': 'lr_find', 'datasets.DataLoaders': 'from_dd in_memory',
+           'activations.ActivationStats': 'color_dim plot_stats dead_chart'}
+
+
+@pytest.mark.parametrize('module', NAMES)
+def test_names(module):
+    mod = importlib.import_module(f'course_lib.{module}')
+    assert [n for n in NAMES[module].split() if not hasattr(mod, n)]==[]
+
+
+@pytest.mark.parametrize('where', PATCHED)
+def test_methods(where):
+    module, cls = where.split('.')
+    importlib.import_module('course_lib.training')   # adds `lr_find`
+    cls = getattr(importlib.import_module(f'course_lib.{module}'), cls)
+    assert [n for n in PATCHED[where].split() if not hasattr(cls, n)]==[]
+
+
+def imports(text):
+    for module, names in re.findall(r'^from (course_lib[\w.]*) import (.+)$', text, re.M):
+        yield module, names.split(', ')
+
+
+def test_readme():
+    found = list(imports((L.ROOT/'README.md').read_text(encoding='utf-8')))
+    assert len(found)>=4
+    for module, names in found:
+        mod = importlib.import_module(module)
+        assert [n for n in names if not hasattr(mod, n)]==[], module
+
+
+def test_commands():
+    for command in L.settings()['console_scripts'].split():
+        module, function = command.split('=')[1].split(':')
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_old_name_is_the_module():
+    import course_lib.exercises
+    import course_lib.grading
+    assert course_lib.exercises is course_lib.grading
