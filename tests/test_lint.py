@@ -89,6 +89,20 @@ def test_exercise_page(root, old, new, said):
     found = [m for m in unplaced(found) if 'is stale' not in m]      # the tree of this test was made before the page
     assert any(said in m for m in found) if said else not found, found
 
+def test_drawing_of_imports(root):
+    "Only the drawing is made anew; what the modules import is drawn"
+    (root/'course_lib').mkdir()
+    (root/'course_lib/a.py').write_text('from .b import x\nimport torch\n')
+    (root/'course_lib/b.py').write_text('from . import core\n')
+    guide = 'Before.\n\n<!-- imports -->\n```\nold\n```\n\nAfter.\n\n```sh\nrun\n```\n'
+    (root/'CONTRIBUTING.md').write_text(guide)
+    assert any('drawing of imports is stale' in m for m in L.lint(root))
+    L.fix_index(root)
+    before, drawn, after = re.fullmatch(r'(Before.\n\n<!-- imports -->\n```\n)(.*?)(\n```\n\nAfter.\n\n```sh\nrun\n```\n)', (root/'CONTRIBUTING.md').read_text(), re.S).groups()
+    assert drawn=='tools:\nlessons:\n  a <- -\nbase:'
+    page(root, '01_b.ipynb', cell('#| default_exp b\nx = 1'))
+    assert '  b <- -\n  a <- b' in L.import_drawing(root, L.pages_of(root))
+
 def test_stale_readme(root):
     (root/'README.md').write_text('old')
     assert any('README.md differs' in m for m in L.lint(root))

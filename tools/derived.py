@@ -225,15 +225,30 @@ def lesson_tables(root, pages, folder=''):
         elif rows: out += ['', f'### {part}', '', '| | lesson | min | needs |', '|--|--------------------------|--|---|', *rows]
     return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
 
+def module_imports(root):
+    "{module: modules of the course that it imports}, without those inside functions"
+    lib = Path(root)/'course_lib'
+    names = {p: '.'.join(p.relative_to(lib).with_suffix('').parts).removesuffix('.__init__') for p in lib.rglob('*.py')}
+    known, res = set(names.values()), {}
+    for path, name in names.items():
+        package = path.relative_to(lib).parent.parts
+        found = set()
+        for n in ast.parse(path.read_text(encoding='utf-8')).body:
+            if not isinstance(n, ast.ImportFrom) or not n.level: continue
+            base = [*package[:len(package)-n.level+1], *(n.module or '').split('.')]
+            base = '.'.join(o for o in base if o)
+            found |= {base} if base in known and base else {f'{base}.{a.name}'.strip('.') for a in n.names}
+        res[name] = found & known - {name}
+    return res
+
 def import_drawing(root, pages):
     "Shelves and imports as text, for CONTRIBUTING.md: tools at the top, each module with what it imports"
-    home = {p.name: p.module for p in pages if p.module}
-    direct = {home[n]: {home[o] for o in ds} for n, ds in direct_imports(pages).items() if n in home}
-    shelf = shelves(root, pages)
-    wide = max((len(m) for ms in shelf.values() for m in ms), default=0)
+    direct, shelf = module_imports(root), shelves(root, pages)
+    every = [m for ms in shelf.values() for m in ms]
+    wide = max(map(len, every), default=0)
     lines = []
     for k in reversed(list(shelf)):
-        lines += [f'{k}:'] + [f'  {m:{wide}} <- {" ".join(o for ms in shelf.values() for o in ms if o in direct[m]) or "-"}' for m in reversed(shelf[k])]
+        lines += [f'{k}:'] + [f'  {m:{wide}} <- {" ".join(o for o in every if o in direct.get(m, ())) or "-"}' for m in reversed(shelf[k])]
     return '\n'.join(lines)
 
 def contract(root, pages):

@@ -243,7 +243,7 @@ def rule_drawing(root=ROOT):
 def with_drawing(text, root=ROOT):
     "A guide with its drawing of imports made anew"
     drawn = f'<!-- imports -->\n```\n{import_drawing(root, pages_of(root))}\n```'
-    return re.sub(r'<!-- imports -->\n```\n[\s\S]*?\n```', lambda m: drawn, text)
+    return re.sub(r'<!-- imports -->\n```\n(?:(?!```).*\n)*```', lambda m: drawn, text)
 
 def solution(p, name):
     "The code that solves the exercise `name` on its page, or None"
