@@ -207,7 +207,7 @@ def course_report(
         if files:
             rows = read_rows(files.split(','))
         else:
-            rows = [r for name in ('fashion_mnist', 'mnist') for r in read_results(f'16_{name}.jsonl')]
+            rows = [r for name in ('fashion_mnist', 'mnist') for r in read_results(f'small_batch_{name}.jsonl')]
     except (OSError, ValueError) as e:
         sys.exit(f'course_report: {e}')
     if not rows:
