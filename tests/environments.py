@@ -151,6 +151,7 @@ class Environment:
             say('the wheel brings', ', '.join(o['metadata']['name'] for o in report['install']))
             bad += [f'the wheel replaces {o}' for o in replaced(report, have)]
         self.pip('install', '-q', *have, wheel)
+        self.pip('install', '-q', '--no-deps', '--force-reinstall', wheel)  # not that of another tree, if it has stayed
         try:
             self.pip('check')
         except RuntimeError as e:
