@@ -398,7 +398,7 @@ def test_resnet18():
     torch.manual_seed(0)
     theirs = resnet18(num_classes=10, norm_layer=nn.BatchNorm2d).double()
     ours = resnet18(num_classes=10, norm_layer=BatchNorm).double()
-    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in ours.modules())
+    assert {type(m) for m in ours.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}=={BatchNorm}  # tools see them
     ours.load_state_dict(theirs.state_dict(), strict=True)
     # 64 x 64, so that the last map is 2 x 2. At 32 x 32 it is 1 x 1, four values a channel, and training is chaotic:
     # an input changed by 1e-15 changes PyTorch's own parameters by .2 within these ten steps.
