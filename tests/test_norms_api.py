@@ -535,8 +535,8 @@ def test_running_gradient_of_a_nearly_constant_batch(n, most):
     a, b = running(F64), nn.BatchNorm2d(3).double()
     close(a(data((n, 3, 5, 5))), b(data((n, 3, 5, 5))))
     full = running(F64)
-    for i in range(300): full(1e-4*data((2, 3, 5, 5), seed=i))           # a pool that is full knows its scale
-    assert full(1e-4*data((2, 3, 5, 5), seed=1)).std() > .9
+    for i in range(200): full(.02*data((2, 3, 5, 5), seed=i))            # a full pool of variance .0016 has no floor
+    assert .8 < full(.02*data((2, 3, 5, 5), seed=1)).std() < 1.2
 
 
 def test_running_loads_statistics_without_a_count():
@@ -550,8 +550,7 @@ def test_running_loads_statistics_without_a_count():
     close(m.running_var, bn.running_var)
     m.load_state_dict({k: v for k, v in bn.state_dict().items() if 'batches' not in k})
     assert m.running_count == 20
-    bn.load_state_dict(m.state_dict(), strict=False)
-    assert bn.num_batches_tracked == 0
+    assert not bn.load_state_dict(m.state_dict(), strict=False).missing_keys
 
 
 def test_torch_tools():
