@@ -27,7 +27,8 @@ from .core import set_seed, to_device
 from .datasets import DataLoaders, EpochSampler, MemoryLoader, StreamLoader, pixel_stats
 from .learner import BatchTransformCB, MetricsCB, MomentumLearner, TrainCB
 from .models import get_model
-from .batchnorm import BatchNorm, check_batch, update_running
+from .batchnorm import update_running
+from .norms import BatchNorm, check_batch
 from .norms.convert import carry_over, convert_norms
 from .layernorm import at_least_float32
 
@@ -52,7 +53,7 @@ def combine_stats(
 
 # %% ../nbs/library/distributed.ipynb #a7678b83
 class SyncNormalizeFunction(Function):
-    "`NormalizeFunction` over the values of all processes. Gives the result; count, mean and biased variance of all values."
+    "Batch norm over the values of all processes. Gives the result; count, mean and biased variance of all values."
     @staticmethod
     def forward(ctx, x, weight, bias, eps, group):
         mine = shard_stats(x)
@@ -104,7 +105,7 @@ class SyncBatchNorm(BatchNorm):
         *,
         bias:bool=True,                 # with a scale, also learn a shift?
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **({} if bias else dict(bias=False)))
         self.process_group = process_group
 
     def forward(self, x):
@@ -119,7 +120,7 @@ def sync_forward(self:SyncBatchNorm,
     "`x` normalized by the statistics of all shards. Raises `ValueError` unless there are two values a channel in all of them."
     if not 2<=x.ndim<=5: raise ValueError(f'SyncBatchNorm: expected 2D to 5D input (got {x.ndim}D input)')
     mean,var,m = self.running_mean,self.running_var,self.momentum
-    check_batch(x, mean, var, self.weight, self.bias, x.numel()!=x.shape[1], self.eps)  # one value here is fine, if others have more
+    check_batch(self, x, x.numel()!=x.shape[1])  # one value here is fine, if others have more
     y,n,new_mean,new_var = SyncNormalizeFunction.apply(at_least_float32(x), self.weight, self.bias, self.eps, self.process_group)
     if n<2: raise ValueError(f'SyncBatchNorm: Expected more than 1 value per channel when training, got {n:.0f} in all processes together')
     if self.track_running_stats and mean is not None:

@@ -16,8 +16,6 @@ import triton.language as tl
 from torch import nn, Tensor
 from torch.autograd import Function
 
-from ..layernorm import check_trailing
-
 # %% ../../nbs/library/fused.ipynb #9bc8d514
 @triton.jit
 def layernorm_forward_kernel(X, Y, W, B, Mean, Rstd, D, eps, BLOCK:tl.constexpr):
@@ -89,7 +87,8 @@ def fused_layernorm(
     eps:float=1e-5,  # added to the variance, in units of x**2
 )->Tensor:           # same shape and dtype as `x`
     "Layer normalization of the last axis in one kernel (Ba et al. 2016, eq. 4). `ValueError`, `RuntimeError` if it cannot."
-    check_trailing('fused_layernorm', x, weight.shape)
+    if x.shape[-1:]!=weight.shape:
+        raise RuntimeError(f'fused_layernorm: expected an input that ends in {list(weight.shape)}, got one of shape {list(x.shape)}')
     if not kernels_ready(): raise RuntimeError('fused_layernorm: Triton was loaded without its interpreter; set TRITON_INTERPRET=1 before it')
     D = x.shape[-1]
     if D>MAX_BLOCK: raise ValueError(f'fused_layernorm: the last axis has {D} values, at most {MAX_BLOCK} fit into one block; use LayerNorm')
