@@ -49,7 +49,7 @@ def rms_norm(
     x:Tensor,                # activations, shape (*, *normalized_shape)
     normalized_shape:tuple,  # trailing axes to normalize over
     weight:Tensor=None,      # scale, shape `normalized_shape`
-    eps:float=None,          # added to the mean square, in units of x**2; None: the computing dtype's epsilon
+    eps:float=None,          # added to the mean square; None: the computing dtype's epsilon
 )->Tensor:                   # same shape and dtype as `x`
     "Divide by the root mean square of the trailing axes, then scale (Zhang and Sennrich 2019, eq. 4)."
     dims = tuple(range(-len(normalized_shape), 0))

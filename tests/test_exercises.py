@@ -528,27 +528,27 @@ def run_page(path, solved):
         exec(compile(src, str(path), 'exec'), ns)
     return names,predicted
 
-LESSONS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
+def starting_cells(path):
+    return {m[1]: src for kind,src in cells_of(path) if kind=='code' and (m := re.search(r'^#\| exercise: (\w+)', src))}
 
-def in_lessons():
-    "(lesson, name, starting cell with its grader) of each exercise in the line of reading"
-    for path in LESSONS:
-        for kind,src in cells_of(path):
-            if kind=='code' and (m := re.search(r'^#\| exercise: (\w+)', src)): yield path,m[1],src
+IN_LESSONS = {name: (path, src) for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')) for name,src in starting_cells(path).items()}
 
-@pytest.mark.parametrize('path,name,src', [pytest.param(*o, id=o[1]) for o in in_lessons()])
-def test_exercise_in_lesson(path, name, src, monkeypatch, capsys):
-    "As given it is not begun, and the cell goes on; its folded solution, in place of the stub, solves it."
+@pytest.mark.parametrize('name', IN_LESSONS)
+def test_exercise_in_a_lesson(name, monkeypatch, capsys):
+    "Stub and grader share a cell: as given it is not begun and goes on, and with the solution that unfolds it is solved."
     plt = pytest.importorskip('matplotlib.pyplot')
     plt.switch_backend('Agg')
+    monkeypatch.setenv('IN_TEST', '1')
+    path,src = IN_LESSONS[name]
     cells = cells_of(path)
     md = '\n'.join(s for k,s in cells if k=='markdown')
-    assert f'<details id="hint-{name}">' in md
-    ns = dict(torch=torch, nn=nn, F=F, plt=plt, grade=grade)
-    exec(next(s for k,s in cells if k=='code' and '# @title Imports' in s), ns)
+    ns = dict(torch=torch, nn=nn, F=F, math=math, grade=grade)
+    exec(next((s for k,s in cells if k=='code' and '# @title Imports' in s), ''), ns)
     exec(src, ns)
     assert re.search(rf'^{name}: not begun', capsys.readouterr().out, re.M)
-    exec(solution(md, name)+src[src.index(f"grade('{name}'"):], ns)
+    monkeypatch.setenv('COURSE_SOLUTIONS', '1')
+    assert f'<details id="hint-{name}">' in md
+    exec(solution(md, name)+'\n'+src[src.index(f"grade('{name}'"):], ns)   # what is drawn below the grader as well
     assert re.search(rf'^{name}: .*, solved$', capsys.readouterr().out, re.M)
     plt.close('all')
 
@@ -562,8 +562,7 @@ def test_solutions_pass(path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert len(re.findall(r'^(?:You said|It is)', out, re.M))==len(predicted) and 'No prediction yet' not in out
     for n in names: assert re.search(rf'^{n}: .*, solved$', out, re.M), out
-    lessons = {n for _,n,_ in in_lessons()}
-    assert sorted(names)==sorted(k for k,e in EXERCISES.items() if e.page==path.stem and k not in lessons)
+    assert sorted(names)==sorted(k for k,e in EXERCISES.items() if e.page==path.stem and k not in IN_LESSONS)
 
 @pytest.mark.parametrize('path', [p for p in PAGES if p.stem!='batchnorm'], ids=lambda p: p.stem)   # that one trains: nbdev_test runs it
 def test_page_as_given(path, monkeypatch, capsys):
