@@ -51,7 +51,7 @@ def rms_norm(
     weight:Tensor=None,      # scale, shape `normalized_shape`
     eps:float=None,          # added to the mean square; None: the computing dtype's epsilon
 )->Tensor:                   # same shape and dtype as `x`
-    "Divide by the root mean square of the trailing axes, then scale (Zhang and Sennrich 2019, eq. 4)."
+    "Divide by the root mean square of the last axes, then scale (Zhang and Sennrich 2019, eq. 4)."
     dims = tuple(range(-len(normalized_shape), 0))
     full = at_least_float32(x)
     if eps is None:
