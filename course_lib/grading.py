@@ -163,8 +163,8 @@ READ = dict(
     variance=('batchnorm', 'Two variances, once and for all'), chain=('batchnorm', 'A chain of `lerp`'),
     gradient=('batchnorm', 'The whole gradient, node by node'), modes=('batchnorm', 'Train and eval'),
     one_batch=('batchnorm', 'Why not the statistics of one batch at inference?'),
-    standardize=('layernorm', '`standardize`'), affine=('layernorm', 'Scale and shift'),
-    layernorm=('layernorm', '`LayerNorm`'), rms=('layernorm', 'RMSNorm: leave out the mean'),
+    standardize=('layernorm', 'Three lines'), affine=('layernorm', 'Scale and shift'),
+    layernorm=('layernorm', 'The layer'), rms=('layernorm', 'RMSNorm: leave out the mean'),
     alone=('layernorm', 'Every example for itself'), fog=('layernorm', 'Foggy days and sunny days'),
     groups=('groupnorm', 'The mathematics'), group=('groupnorm', 'GroupNorm'), instance=('groupnorm', 'InstanceNorm'),
     classify=('groupnorm', '"InstanceNorm cannot classify"'),
@@ -182,7 +182,7 @@ READ = dict(
     block=('models', 'A residual block that adds up'), dead=('activations', 'What to keep'),
     schedule=('training', "Schedules are functions of a position"), momentum=('learner', 'What momentum does'),
     batch_mean=('datasets', 'What the network should see'), units=('init_in_practice', 'Dead units'),
-    projection=('layernorm', 'The gradient is a projection'), few=('small_batch', 'What few values say about a mean and a variance'),
+    image=('layernorm', 'Four layers of one name'), few=('small_batch', 'What few values say about a mean and a variance'),
     tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'Momentum'))
 
 # %% ../nbs/library/grading.ipynb #9c3d7f93
@@ -742,6 +742,47 @@ def has_groups(n):
 EXERCISES['three_groups'] = Exercise('instance_group', 'Q8: six channels in groups', 'group', tuple(
     Property(f'{k}: {n} group{"s"*(n>1)}', of_key(k, has_groups(n))) for k,n in dict(three=3, instance=6, layer=1).items()), 'layers')
 
+# %% ../nbs/library/grading.ipynb #16a0c002
+IMAGE_SETS = {  # axes that share a statistic in (N, C, H, W)
+    'all of an image: C, H and W': (1,2,3), 'the channels of one position': (1,), 'one row of pixels': (3,),
+    'the channels of one row': (1,3), 'one channel of one image': (2,3), 'one channel of the whole batch': (0,2,3)}
+
+def means_image(axes, weight=None):
+    "A test of a layer or function on images (N, 6, 4, 5): its axes, and if given the shape of its weight."
+    def test(f):
+        if not callable(f):
+            raise Miss(f'a layer or a function is wanted, not the type {type(f).__name__}')
+        x = sample_input(3, 6, 4, 5).float()
+        y = expect_tensor(f(x), x.shape)
+        made = [k for k,v in IMAGE_SETS.items() if torch.allclose(y, normalize_as(x, Recipe(v, eps=1e-5)), atol=1e-4)]
+        if not made:
+            raise Miss('it normalizes in another way: is the order of the axes put back at the end?')
+        if IMAGE_SETS[made[0]]!=axes:
+            raise Miss(f'these share a statistic: {made[0]}')
+        if weight:
+            shape = tuple(getattr(getattr(f, 'weight', None), 'shape', ()))
+            if shape!=weight:
+                raise Miss(f'the right set, but the weight has shape {shape} in place of {weight}', 'affine')
+    return test
+
+def means_token(f):
+    "A test of a layer on tokens (N, T, 6)."
+    if not callable(f):
+        raise Miss(f'a layer is wanted, not the type {type(f).__name__}')
+    x = sample_input(3, 20, 6).float()
+    y = expect_tensor(f(x), x.shape)
+    if torch.allclose(y, F.layer_norm(x, (20,6)), atol=1e-4):
+        raise Miss('all tokens of a sequence share a statistic: give the last axis alone')
+    if not torch.allclose(y, F.layer_norm(x, (6,)), atol=1e-4):
+        raise Miss('this normalizes in another way: the features of a token are its last axis')
+
+# %% ../nbs/library/grading.ipynb #16a0c003
+EXERCISES['image_sets'] = Exercise('layernorm', 'four layer norms of an image', 'image', (
+    Property('whole: C, H and W, a weight for each element', of_key('whole', means_image((1,2,3), (6,4,5)))),
+    Property('group: C, H and W, a weight for each channel', of_key('group', means_image((1,2,3), (6,)))),
+    Property('position: the channels of each position', of_key('position', means_image((1,)))),
+    Property('token: the features of each token', of_key('token', means_token))), 'four layers')
+
 # %% ../nbs/library/grading.ipynb #62232b3e
 EXERCISES |= dict(
     pooled_instance=numbers('instance_group', 'Q7: what is left to classify', 'classify',
@@ -774,7 +815,7 @@ EXERCISES |= dict(
 
 # %% ../nbs/library/grading.ipynb #a5lessons
 EXERCISES |= dict(
-    kept_part=number('layernorm', 'what eps leaves of the gradient', 'projection', .2, [
+    kept_part=number('layernorm', 'what eps leaves of the gradient', 'gradient', .2, [
         (.25, 'this is eps/var; x̂ has mean square var/(var+eps)'), (.8, 'this is the part that is taken out'), (0., 'that would be so without eps')]),
     twelve_channels=numbers('instance_group', 'the groups of twelve channels', 'group',
         choices=(6, [(12, 'the number of groups has to divide the number of channels'), (4, '1 and 12 groups are choices, too'), (5, 'each divisor of 12 is a choice, 1 and 12 among them')]),

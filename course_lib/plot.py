@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PAPER', 'INK', 'WARN', 'NORM_COLORS', 'STYLE', 'linear_rgb', 'contrast', 'norm_style', 'small_png', 'use_style',
            'show_image', 'get_grid', 'show_images', 'plot_func', 'plot_band', 'stat_extent', 'stat_elements',
-           'stat_warning', 'plot_axes']
+           'stat_warning', 'plot_axes', 'moved_by', 'same_set', 'plot_block', 'draw_set']
 
 # %% ../nbs/library/plot.ipynb #f8daa361
-import io, math, sys
+import copy, io, math, sys
 from base64 import b64encode
 from itertools import zip_longest
 
@@ -229,32 +229,34 @@ def _iso(
 
 # %% ../nbs/library/plot.ipynb #5f3ffa0e
 def _faces(dims):
-    "The visible cells of a block of `dims`: (face, corners (4, 3), (sample, channel))."
+    "The visible cells of a block of `dims`: (face, corners (4, 3), (sample, channel, position))."
     for axis,at in ((0,0), (1,0), (2,dims[2])):
         i,j = [o for o in range(3) if o!=axis]
         for p,q in np.ndindex(dims[i], dims[j]):
             corners,cell = np.zeros((4,3)),[0,0,0]
             corners[:,axis],corners[:,i],corners[:,j] = at,p+np.array([0,1,1,0]),q+np.array([0,0,1,1])
             cell[i],cell[j] = p,q
-            yield axis,corners,cell[:2]
+            cell[axis] = max(at-1, 0)
+            yield axis,corners,cell
 
 def _mix(a, b, t): return (1-t)*np.array(to_rgb(a)) + t*np.array(to_rgb(b))
 
 # %% ../nbs/library/plot.ipynb #12b2efa6
 def _cell_color(cell, extent, color, face):
     "Full colour inside the first set, two tints in turns elsewhere, grey if there are no sets; shaded by face."
-    (i,j),(n,c) = cell,extent
+    (i,j,_),(n,c) = cell,extent
     inside = i<n and j<c
     tint = (.06,.17)[(i//n+j//c)%2==0] if n else 0
-    base = color if inside else _mix(PAPER, color, tint) if n else '#ecece8'
-    return _mix(base, 'kkw'[face], ((0,.16,.22) if inside else (.02,.08,.3))[face])
+    return _shade(color if inside else _mix(PAPER, color, tint) if n else '#ecece8', inside, face)
 
-def _draw_block(ax, dims, size, extent, color, start=0., fade=0., z=3):
-    "The cells of a block whose first sample is at `start`, mixed with the paper by `fade`; with its outline. `z`: depth."
+def _shade(base, inside, face): return _mix(base, 'kkw'[face], ((0,.16,.22) if inside else (.02,.08,.3))[face])
+
+def _draw_block(ax, dims, size, paint, start=0., fade=0., z=3):
+    "A block whose first sample is at `start`, its cells `paint(cell, face)` mixed with the paper by `fade`; `z`: depth."
     polys,cols = [],[]
     for face,corners,cell in _faces(dims):
         polys.append(_iso(corners*size+[start,0,0]))
-        cols.append(_mix(_cell_color(cell, extent, color, face), PAPER, fade))
+        cols.append(_mix(paint(cell, face), PAPER, fade))
     ax.add_collection(PolyCollection(polys, facecolors=cols, edgecolors=PAPER, linewidths=.9, zorder=z))
     a,b,h = np.array(dims)*size
     for path in ([(0,0,h),(0,0,0),(a,0,0),(a,0,h),(a,b,h),(0,b,h),(0,b,0),(0,0,0)], [(a,0,h),(0,0,h),(0,b,h)]):
@@ -286,6 +288,13 @@ def _axis_label(ax, at, text, dx, dy, rotation):
                 rotation_mode='anchor', fontsize=10)
 
 # %% ../nbs/library/plot.ipynb #b40bc3e6
+def _bare(ax):
+    "No ticks, grid or frame, and the same scale along both axes."
+    ax.set_aspect('equal')
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
 def _axes_panel(ax, norm, N, C, S, num_groups, most):
     "One block with its labels."
     n,c = stat_extent(norm, N, C, num_groups)
@@ -293,16 +302,14 @@ def _axes_panel(ax, norm, N, C, S, num_groups, most):
     dims,size = (a,b,h),np.array([min(1, 6/a), min(1, 6/b), min(1, 4.5/h)])
     A,B,H = dims*size
     if norm.startswith('running'):  # earlier batches, behind this one
-        for i,fade in ((2,.8), (1,.5)): _draw_block(ax, (a,1,h), size, (a,1), NORM_COLORS[norm], i*(A+.5), fade, 3-i)
-    _draw_block(ax, dims, size, (an,bn), NORM_COLORS[norm])
+        past = lambda cell, face: _cell_color(cell, (a,1), NORM_COLORS[norm], face)
+        for i,fade in ((2,.8), (1,.5)): _draw_block(ax, (a,1,h), size, past, i*(A+.5), fade, 3-i)
+    _draw_block(ax, dims, size, lambda cell, face: _cell_color(cell, (an,bn), NORM_COLORS[norm], face))
     of = lambda k,d: f'{k:,}' if k==d else f'{k:,} …'
     _axis_label(ax, (A/2,0,0), f'N = {of(N, a)}', 7, -9, 30)
     _axis_label(ax, (0,B/2,0), f'C = {of(C, b)}', -7, -9, -30)
     _axis_label(ax, (0,B,H/2), f'H·W = {of(S, h)}', -9, 0, 90)
-    ax.set_aspect('equal')
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    _bare(ax)
 
 # %% ../nbs/library/plot.ipynb #46193d67
 def plot_axes(
@@ -329,3 +336,103 @@ def plot_axes(
         if warn: a.annotate(warn, (.5,0), (0,-33), 'axes fraction', 'offset points', ha='center',
                              va='top', color=WARN, weight='bold', fontsize=10)
     return axs if len(norms)>1 else axs[0]
+
+# %% ../nbs/library/plot.ipynb #d5a00002
+def moved_by(
+    norm,         # callable from (N, C, H, W) to the same shape: a layer, or a function
+    shape:tuple,  # of its input, (N, C, H, W)
+)->torch.Tensor:  # (n, n) bool for n = N·C·H·W values: row i has the outputs that move when input i is nudged
+    "Which outputs depend on which inputs. Raises `ValueError` for an output of another shape, or one that is not finite."
+    generator = torch.Generator().manual_seed(0)
+    def output(x):
+        with torch.no_grad():
+            y = copy.deepcopy(norm)(x)
+        if not isinstance(y, torch.Tensor) or y.shape!=x.shape:
+            got = f'shape {tuple(y.shape)}' if isinstance(y, torch.Tensor) else type(y).__name__
+            raise ValueError(f'moved_by: want an output of shape {tuple(x.shape)}, got {got}')
+        if not y.isfinite().all():
+            raise ValueError('moved_by: the output has values that are not finite')
+        return y.flatten()
+    moved = torch.zeros(math.prod(shape), math.prod(shape), dtype=torch.bool)
+    for _ in range(2):
+        x = torch.randn(shape, generator=generator)
+        before = output(x.clone())
+        for i,row in enumerate(moved):
+            nudged = x.clone()
+            nudged.view(-1)[i] += 1
+            row |= (output(nudged)-before).abs()>1e-6
+    return moved
+
+# %% ../nbs/library/plot.ipynb #d5a00004
+def same_set(
+    norm:str,         # a key of `NORM_COLORS`, or 'position': the channels of one position
+    shape:tuple,      # of the input, (N, C, H, W)
+    num_groups:int=1, # groups of channels, for 'group'
+)->torch.Tensor:      # (n, n) bool: do these two values share a statistic? A value shares with itself
+    "What `moved_by` gives for a right norm of this name."
+    N,C,H,W = shape
+    sample,channel,position = torch.meshgrid(torch.arange(N), torch.arange(C), torch.arange(H*W), indexing='ij')
+    if norm=='position':
+        key = sample*H*W + position
+    else:
+        n,c = stat_extent(norm, N, C, num_groups)
+        alone = (sample*C + channel)*H*W + position
+        key = (sample//n)*C + channel//c if n else alone
+    key = key.flatten()
+    return key[:,None]==key
+
+# %% ../nbs/library/plot.ipynb #d5a00006
+def plot_block(
+    mask,          # (N, C, H·W) bool: the cells in full colour
+    color,         # of them
+    ax,            # axes to draw on
+    names='NCS',   # what the three axes are called, S for positions
+):                 # the axes
+    "The block of `plot_axes` with any cells in colour; the value in the nearest corner is the last position of the first channel."
+    mask = np.asarray(mask)
+    size = np.array([min(1, 6/mask.shape[0]), min(1, 6/mask.shape[1]), min(1, 4.5/mask.shape[2])])
+    def paint(cell, face):
+        inside = bool(mask[tuple(cell)])
+        return _shade(color if inside else _mix(PAPER, color, .1), inside, face)
+    _draw_block(ax, mask.shape, size, paint)
+    A,B,H = np.array(mask.shape)*size
+    n,c,s = (dict(S='H·W').get(o, o) for o in names)
+    _axis_label(ax, (A/2,0,0), f'{n} = {mask.shape[0]}', 7, -9, 30)
+    _axis_label(ax, (0,B/2,0), f'{c} = {mask.shape[1]}', -7, -9, -30)
+    _axis_label(ax, (0,B,H/2), f'{s} = {mask.shape[2]}', -9, 0, 90)
+    _bare(ax)
+    return ax
+
+# %% ../nbs/library/plot.ipynb #d5a00008
+def draw_set(
+    norm,             # callable from (N, C, H, W) to the same shape; None, `...` or a stub that gives None: not yet
+    right:str,        # name of the right norm: a key of `NORM_COLORS`, or 'position'
+    N:int=4,          # samples
+    C:int=6,          # channels
+    H:int=2,          # height of the map
+    W:int=2,          # width of the map
+    num_groups:int=2, # groups of channels, for 'group'
+)->bool:              # does it share its statistics as the right one does?
+    "Your norm's set beside the right one: nudge an input, colour the outputs that move. Raises `ValueError` as `moved_by` does."
+    if isinstance(norm, type):
+        raise ValueError(f'draw_set: {norm.__name__} is a class; hand in a layer made from it')
+    shape,want = (N,C,H,W),same_set(right, (N,C,H,W), num_groups)
+    begun = norm not in (None, ...) and norm(torch.ones(shape)) is not None
+    moved = moved_by(norm, shape) if begun else torch.zeros_like(want)
+    color = NORM_COLORS['layer' if right=='position' else right]
+    _,axs = get_grid(2, nrows=1, figsize=(5,3.1))
+    for ax,sets,title in zip(axs, (moved, want), ('yours', 'right')):
+        shown = sets[H*W-1]
+        plot_block(shown.view(N, C, H*W), color, ax)
+        ax.set_title(title)
+        ax.set_xlabel(f'{int(shown.sum())} of {len(shown)} outputs move')
+    same = torch.equal(moved, want)
+    mine,theirs = moved[H*W-1],want[H*W-1]
+    verdict = f'{int((mine & ~theirs).sum())} too many, {int((theirs & ~mine).sum())} missing'
+    if torch.equal(mine, theirs):
+        verdict = 'the same set' if same else 'this set is right, others are not'
+    if not begun:
+        verdict = 'not yet'
+    axs[0].annotate(verdict, (.5,0), (0,-20), 'axes fraction', 'offset points', ha='center', va='top', weight='bold',
+                    color=INK if same or not begun else WARN)
+    return same
