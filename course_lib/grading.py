@@ -186,7 +186,8 @@ READ = dict(
     tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'Momentum'))
 
 # %% ../nbs/library/grading.ipynb #9c3d7f93
-WORDS = [  # pattern in a message, what to tell the learner, where to read
+WORDS = [  # pattern in a message, what to tell the learner, where to read; of two mistakes the lost gradient is told where gradients are asked for
+    (r"(?s).*no gradient flows through (.*)", r"statistics under no_grad (or detached): no gradient flows through \1; only the running statistics are updated under no_grad", 'gradient'),
     (r"(?s).*Bessel's correction missing.*", "biased variance where the unbiased one belongs: it divides by n, the reference by n-1", 'variance'),
     (r"(?s).*Bessel's correction.*", "unbiased variance in the forward pass: it divides by n-1, the reference by n; ask for var(..., correction=0)", 'variance'),
     (r"(?s).*wrong axes: (statistics over .*?), the reference's over (.*?)(;|$).*", r"wrong axes: \1; here they belong over \2", 'groups'),
@@ -195,7 +196,6 @@ WORDS = [  # pattern in a message, what to tell the learner, where to read
     (r"(?s).*eps is (\S+), the reference's (\S+?)(;|$).*", r"eps is \1, it should be \2: is the argument used?", 'standardize'),
     (r"(?s).*the mean is not subtracted.*", "the mean is not subtracted", 'standardize'),
     (r"(?s).*the mean is subtracted.*", "the mean is subtracted, but this norm only divides", 'rms'),
-    (r"(?s).*no gradient flows through (.*)", r"statistics under no_grad (or detached): no gradient flows through \1; only the running statistics are updated under no_grad", 'gradient'),
     (r"(?s).*gradcheck fails.*", "the gradient is not that of the function: are the statistics under no_grad or detached?", 'gradient'),
     (r"(?s).*register_buffer.*|.*has no buffer (.*?)[.(].*", "state that is not a buffer: it is neither saved nor moved with the model; use register_buffer, under PyTorch's names", 'state'),
     (r"(?s).*persistent=False.*", "a buffer registered with persistent=False is not saved", 'state'),
