@@ -347,7 +347,7 @@ def _why_gradient(l, r, x, g):
     pair = _closest(_explain(l, r, x.detach(), y.detach()), _explain(l, r, x.detach(), want.detach()))
     if not pair: return []
     res = name_differences(*pair)
-    for d in (('mean',),('variance',),('mean','variance')):
+    for d in (('mean',),('variance',),('mean','variance')):  # of the layer's own recipe: one mistake must not hide the other
         guess, = torch.autograd.grad(normalize_as(x, pair[0]._replace(detach=d)), x, g)
         if _same(got, guess, 1e-8): res += [f"detached statistics: no gradient flows through the {' and the '.join(d)}"]
     return res
@@ -372,14 +372,14 @@ def check_gradients(
         g = sample_input(*ys[1].shape, seed=1)
         if not ys[0].requires_grad: _fail(l, r, f"output in {mode} has no gradient", "the input is detached")
         for y in ys: y.backward(g)
+        def why(): return _why_gradient(l0, r, x, g) or _why_factor(a, b)
         for (k,p),q in zip(_params(l).items(), _params(r).values()):
             if q.grad is None: continue
             if p.grad is None: _fail(l, r, f"no gradient of `{k}` in {mode}", f"`{k}` is detached or not used")
             a,b = p.grad.view_as(q),q.grad
-            _compare(l, r, f"gradient of `{k}` in {mode}", a, b, lambda: _why_factor(a, b), tol)
+            _compare(l, r, f"gradient of `{k}` in {mode}", a, b, why, tol)
         a,b = (o.grad for o in xs)
         if a is None: _fail(l, r, f"no gradient of the input in {mode}", "the input is detached")
-        def why(): return _why_gradient(l0, r, x, g) or _why_factor(a, b)
         _compare(l, r, f"gradient of the input in {mode}", a, b, why, tol)
 
 # %% ../nbs/library/checks.ipynb #561de2af

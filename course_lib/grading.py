@@ -161,7 +161,7 @@ def is_blank(
 READ = dict(
     layer=('batchnorm', 'What if a channel had one scale for the whole batch?'),
     variance=('batchnorm', 'Two variances, once and for all'), chain=('batchnorm', 'A chain of `lerp`'),
-    gradient=('batchnorm', 'The whole gradient, node by node'), modes=('batchnorm', 'Train and eval'),
+    gradient=('batchnorm_gradient', 'The whole gradient, node by node'), modes=('batchnorm', 'Train and eval'),
     one_batch=('batchnorm', 'Why not the statistics of one batch at inference?'),
     standardize=('layernorm', 'Three lines'), affine=('layernorm', 'Scale and shift'),
     layernorm=('layernorm', 'The layer'), rms=('layernorm', 'RMSNorm: leave out the mean'),
@@ -186,7 +186,8 @@ READ = dict(
     tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'Momentum'))
 
 # %% ../nbs/library/grading.ipynb #9c3d7f93
-WORDS = [  # pattern in a message, what to tell the learner, where to read
+WORDS = [  # pattern in a message, what to tell the learner, where to read; of two mistakes the lost gradient is told where gradients are asked for
+    (r"(?s).*no gradient flows through (.*)", r"statistics under no_grad (or detached): no gradient flows through \1; only the running statistics are updated under no_grad", 'gradient'),
     (r"(?s).*Bessel's correction missing.*", "biased variance where the unbiased one belongs: it divides by n, the reference by n-1", 'variance'),
     (r"(?s).*Bessel's correction.*", "unbiased variance in the forward pass: it divides by n-1, the reference by n; ask for var(..., correction=0)", 'variance'),
     (r"(?s).*wrong axes: (statistics over .*?), the reference's over (.*?)(;|$).*", r"wrong axes: \1; here they belong over \2", 'groups'),
@@ -195,7 +196,6 @@ WORDS = [  # pattern in a message, what to tell the learner, where to read
     (r"(?s).*eps is (\S+), the reference's (\S+?)(;|$).*", r"eps is \1, it should be \2: is the argument used?", 'standardize'),
     (r"(?s).*the mean is not subtracted.*", "the mean is not subtracted", 'standardize'),
     (r"(?s).*the mean is subtracted.*", "the mean is subtracted, but this norm only divides", 'rms'),
-    (r"(?s).*no gradient flows through (.*)", r"statistics under no_grad (or detached): no gradient flows through \1; only the running statistics are updated under no_grad", 'gradient'),
     (r"(?s).*gradcheck fails.*", "the gradient is not that of the function: are the statistics under no_grad or detached?", 'gradient'),
     (r"(?s).*register_buffer.*|.*has no buffer (.*?)[.(].*", "state that is not a buffer: it is neither saved nor moved with the model; use register_buffer, under PyTorch's names", 'state'),
     (r"(?s).*persistent=False.*", "a buffer registered with persistent=False is not saved", 'state'),
@@ -651,6 +651,62 @@ EXERCISES['batchnorm_backward'] = Exercise('batchnorm', 'the backward pass of ba
     Property('right gradient of weight', right_affine(1, 'weight', 'the gradient of weight is the sum of g times x̂, the standardized x, over a channel')),
     Property('right gradient of bias', right_affine(2, 'bias', 'the gradient of bias is the sum of g over a channel'))))
 
+# %% ../nbs/library/grading.ipynb #5d1a7c02
+NODES = ('xhat', 'r', 'v', 'c', 'mu', 'x')
+KNOWN = dict(  # node -> its row, from the values of the nodes and the rows before it, and what else is written there
+    xhat=(lambda o, d: o['gamma']*o['dy'], {'gamma is forgotten: y = γ·xhat + β': lambda o, d: o['dy']}),
+    r=(lambda o, d: (d['xhat']*o['c']).sum(1, keepdim=True), {
+        'a mean in place of a sum: r acts on all n values of its channel': lambda o, d: (d['xhat']*o['c']).mean(1, keepdim=True),
+        'the sum over the channel is missing: r is one number per channel': lambda o, d: d['xhat']*o['c'],
+        'xhat = c·r, so its derivative by r is c, not xhat': lambda o, d: (d['xhat']*o['xhat']).sum(1, keepdim=True)}),
+    v=(lambda o, d: -o['r']**3/2*d['r'], {
+        'the sign: a larger variance makes r smaller': lambda o, d: o['r']**3/2*d['r'],
+        'the derivative of v**-.5 is -.5·v**-1.5, and v**-1.5 is r³': lambda o, d: -o['r']/2*d['r']}),
+    c=(lambda o, d: o['r']*d['xhat'] + 2/o['c'].shape[1]*o['c']*d['v'], {
+        'c leaves through v as well: 2/n·c·dv is missing': lambda o, d: o['r']*d['xhat'],
+        'v is a mean of squares: its derivative has 2/n, not 2': lambda o, d: o['r']*d['xhat'] + 2*o['c']*d['v']}),
+    mu=(lambda o, d: -d['c'].sum(1, keepdim=True), {
+        'the sign: c = x - mu': lambda o, d: d['c'].sum(1, keepdim=True),
+        'a mean in place of a sum: mu is subtracted from all n values': lambda o, d: -d['c'].mean(1, keepdim=True)}),
+    x=(lambda o, d: d['c'] + d['mu']/o['c'].shape[1], {
+        'x leaves through mu as well: dmu/n is missing': lambda o, d: d['c'],
+        'mu is a mean: its derivative by one value is 1/n': lambda o, d: d['c'] + d['mu']}))
+
+# %% ../nbs/library/grading.ipynb #5d1a7c03
+def node_values():
+    "The nodes of one batch norm, channels as rows, and the gradient of its output."
+    x,w,g = backward_inputs()
+    x,g = (o.transpose(0, 1).flatten(1) for o in (x, g))
+    o = dict(dy=g, gamma=w[:,None], mu=x.mean(1, keepdim=True))
+    o['c'] = x-o['mu']
+    o['r'] = (o['c'].square().mean(1, keepdim=True)+1e-3)**-.5
+    return o | dict(xhat=o['c']*o['r'])
+
+def node_rows(f):
+    o = node_values()
+    d = f(o['dy'], o['gamma'], o['c'], o['r'], o['xhat'])
+    if not isinstance(d, dict): raise Miss(f"it should return a dictionary of gradients, not the type {type(d).__name__}")
+    return o,d
+
+def right_node(k):
+    def test(f):
+        o,d = node_rows(f)
+        before = [j for j in NODES[:NODES.index(k)] if not isinstance(d.get(j), Tensor)]
+        if k not in d or not isinstance(d[k], Tensor): raise Miss(f'the row {k!r} is missing')
+        if before: raise Miss(f'it is judged by your rows before it, and {before[0]!r} is missing')
+        row,wrong = KNOWN[k]
+        def same(f):
+            try: return torch.allclose(d[k].expand_as(f(o, d)), f(o, d), atol=1e-8)
+            except RuntimeError: return False
+        if d[k].shape==row(o, d).shape and same(row): return
+        for why,guess in wrong.items():
+            if same(guess): raise Miss(why)
+        raise Miss(f'shape {tuple(d[k].shape)}: what is it summed over?' if d[k].shape!=row(o, d).shape else f'd{k} differs: go through the edges that leave {k}')
+    return test
+
+EXERCISES['batchnorm_nodes'] = Exercise('batchnorm', 'the gradient, node by node', 'gradient', (
+    Property('gives a dictionary', lambda f: node_rows(f) and None, gate=True), *(Property(f'the row of {k}', right_node(k)) for k in NODES)))
+
 # %% ../nbs/library/grading.ipynb #bd41ca38
 def right_number(truth, wrong, tol, v):
     "Raise a `Miss` unless `v` is `truth`; where the wrong number is a known one, with its reason."
@@ -719,6 +775,12 @@ EXERCISES |= dict(
         learned=(128, [(64, 'each channel has a weight and a bias'), (256, 'the running statistics are not learned by gradient'), (257, 'the running statistics and the counter are not learned by gradient')]),
         kept=(128, [(64, 'each channel keeps a mean and a variance'), (256, 'weight and bias are learned, not kept from the data')]),
         values=(3136, [(784, 'the four images share the statistic, too'), (4, 'a statistic of a channel is taken over the pixels, too'), (64*3136, 'each channel has a statistic of its own')])),
+    one_three=numbers('batchnorm', 'values 1 and 3 by hand', 'variance',
+        output=(1., [(2**-.5, 'this divides by the unbiased standard deviation, √2: the biased one normalizes'), (-1., 'that is what becomes of the 1'),
+                     (.5, 'this divides by the unbiased variance: by its root, and the biased one')]),
+        mean=(.2, [(2., 'that is the mean of the batch; the running mean goes a tenth of the way to it'), (1.8, "momentum the wrong way round: it is the new batch's weight")]),
+        var=(1.1, [(1., 'the biased variance is 1 like the start; the unbiased one is kept'), (2., 'that is the unbiased variance of the batch; the running one goes a tenth of the way to it'),
+                   (1.9, "momentum the wrong way round: it is the new batch's weight"), (.2, 'the running variance starts at 1, not at 0')])),
     ema=numbers('batchnorm', 'Q2: what a chain of lerps averages', 'chain',
         weight=(.1*.9**10, [(.1*.9**9, 'ten newer batches came after it, so ten factors 1-momentum'), (.9**10, 'it entered with weight momentum'), (.9*.1**10, "momentum the wrong way round: it is the new batch's weight")]),
         batches=(44, [(43, 'after 43 batches it is still 1.07 away: round up'), (22, 'momentum is .1, not .2')]),

@@ -330,6 +330,48 @@ def test_wrong_number(name, value, said, capsys):
     assert not grade(name, value)
     check_report(capsys.readouterr().out, said)
 
+# four published forms of batch norm, rewritten: what the report must name, and must not
+FORMS = [
+    ('var = (x-v(mean)).square().mean((0,2,3))', 'mean,var = mean.detach(),x.detach().var((0,2,3))', RUNVAR, 'self.running_var.lerp_(var, self.momentum)',
+     ['unbiased variance in the forward pass', 'statistics under no_grad'], []),
+    ('var = (x-v(mean)).square().mean((0,2,3))', 'var = x.var((0,2,3))', RUNVAR, 'self.running_var.lerp_(var, self.momentum)',
+     ['unbiased variance in the forward pass', 'right gradients (the same mistake)'], ['no_grad']),
+    ('with torch.no_grad():\n                self.running_mean.lerp_(mean, self.momentum)', 'if True:\n                self.running_mean = self.running_mean.lerp(mean, self.momentum)',
+     '', '', ['carries the graph'], ['no_grad', 'unbiased variance in']),
+    (RUNVAR, 'self.running_var.lerp_(var, self.momentum)', '', '', ['the biased variance is tracked'], ['no_grad', 'unbiased variance in'])]
+
+@pytest.mark.parametrize('old, new, old2, new2, said, unsaid', FORMS, ids=['unbiased_detached', 'unbiased', 'graph', 'biased_tracking'])
+def test_published_forms(old, new, old2, new2, said, unsaid, capsys):
+    "Of two mistakes neither hides the other, and one mistake is not told as two."
+    assert not grade('batchnorm', submission(changed(changed(BATCHNORM, old, new), old2, new2)))
+    out = ' '.join(capsys.readouterr().out.split())
+    assert all(w in out for w in said) and not any(w in out for w in unsaid), out
+
+NODES = '''
+def Sub(dy, gamma, c, r, xhat):
+    d = dict(xhat=gamma*dy)
+    d['r'] = (d['xhat']*c).sum(1, keepdim=True)
+    d['v'] = -r**3/2*d['r']
+    d['c'] = r*d['xhat'] + 2/c.shape[1]*c*d['v']
+    d['mu'] = -d['c'].sum(1, keepdim=True)
+    d['x'] = d['c'] + d['mu']/c.shape[1]
+    return d
+'''
+
+@pytest.mark.parametrize('old, new, said', [
+    ('gamma*dy', 'dy', 'gamma is forgotten'), ('.sum(1, keepdim=True)\n    d[\'v\']', '\n    d[\'v\']', 'one number per channel'),
+    ('-r**3/2*', 'r**3/2*', 'larger variance makes r smaller'), (' + 2/c.shape[1]*c*d[\'v\']', '', 'leaves through v as well'),
+    ('2/c.shape[1]', '2', 'has 2/n'), ('-d[\'c\'].sum', 'd[\'c\'].sum', 'the sign: c = x - mu'), (' + d[\'mu\']/c.shape[1]', '', 'leaves through mu as well'),
+    ("    return d", "    del d['r']\n    return d", "the row 'r' is missing")])
+def test_nodes(old, new, said, capsys):
+    "One wrong row is named, and the rows that are built on it are still right."
+    assert grade('batchnorm_nodes', submission(NODES))
+    capsys.readouterr()
+    assert not grade('batchnorm_nodes', submission(changed(NODES, old, new)))
+    out = capsys.readouterr().out
+    check_report(out, said)
+    assert out.count('✗')==1 or 'missing' in said or 'one number' in said, out
+
 def test_enough_planted(): assert len(PLANTED)+len(WRONG_NUMBERS)>=100 and all(row[3] for row in PLANTED)
 
 def numbers_of(name):
@@ -619,6 +661,6 @@ def test_all_nine_questions():
 @pytest.mark.parametrize('key', READ)
 def test_what_to_read_exists(key):
     page,heading = READ[key]
-    found = [p for p in (ROOT/'nbs').rglob('*.ipynb') if re.fullmatch(rf'(\d\d_)?{page}', p.stem) and p.parent.name!='exercises']
+    found = [p for p in (ROOT/'nbs').rglob('*.ipynb') if re.fullmatch(rf'(\d\d[a-d]?_)?{page}', p.stem) and p.parent.name!='exercises']
     text = '\n'.join(s for p in found for k,s in cells_of(p) if k=='markdown')
     assert f'# {heading}\n' in text+'\n', (page, heading)

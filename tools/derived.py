@@ -41,7 +41,7 @@ def lessons(root):
 
 def number_of(name):
     "The number of a lesson, as its file has it; none for other pages"
-    m = re.match(r'(\d\d)_', name)
+    m = re.match(r'(\d\d[a-d]?)_', name)   # 07b: the second half of 07
     return m[1] if m else ''
 
 def site_pages(root):

@@ -212,7 +212,7 @@ NUMBERED = re.compile(r'\b(\d\d[a-d]?)_([a-z]\w*)\.(ipynb|html)\b')
 
 def stale_numbers(text, root=ROOT):
     "(what stands there, what is right or None) for each number of a lesson that the order does not give"
-    known = {n[3:-6]: n[:2] for n in lessons(root)}
+    known = {n.removeprefix(number_of(n)+'_').removesuffix('.ipynb'): number_of(n) for n in lessons(root)}
     for m in NUMBERED.finditer(text):
         number, name, ending = m.groups()
         if name in known and known[name] != number: yield m[0], f'{known[name]}_{name}.{ending}'
