@@ -28,7 +28,7 @@ from .datasets import DataLoaders, EpochSampler, MemoryLoader, StreamLoader, pix
 from .learner import BatchTransformCB, MetricsCB, MomentumLearner, TrainCB
 from .models import get_model
 from .batchnorm import update_running
-from .norms import BatchNorm
+from .norms import BatchNorm, check_batch
 from .norms.convert import carry_over, convert_norms
 from .layernorm import at_least_float32
 
@@ -120,7 +120,7 @@ def sync_forward(self:SyncBatchNorm,
     "`x` normalized by the statistics of all shards. Raises `ValueError` unless there are two values a channel in all of them."
     if not 2<=x.ndim<=5: raise ValueError(f'SyncBatchNorm: expected 2D to 5D input (got {x.ndim}D input)')
     mean,var,m = self.running_mean,self.running_var,self.momentum
-    self._refuse(x, x.numel()!=x.shape[1], mean)  # one value here is fine, if others have more
+    check_batch(self, x, x.numel()!=x.shape[1])  # one value here is fine, if others have more
     y,n,new_mean,new_var = SyncNormalizeFunction.apply(at_least_float32(x), self.weight, self.bias, self.eps, self.process_group)
     if n<2: raise ValueError(f'SyncBatchNorm: Expected more than 1 value per channel when training, got {n:.0f} in all processes together')
     if self.track_running_stats and mean is not None:

@@ -398,7 +398,7 @@ def test_resnet18():
     torch.manual_seed(0)
     theirs = resnet18(num_classes=10, norm_layer=nn.BatchNorm2d).double()
     ours = resnet18(num_classes=10, norm_layer=BatchNorm).double()
-    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in ours.modules())
+    assert {type(m) for m in ours.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}=={BatchNorm}  # tools see them
     ours.load_state_dict(theirs.state_dict(), strict=True)
     # 64 x 64, so that the last map is 2 x 2. At 32 x 32 it is 1 x 1, four values a channel, and training is chaotic:
     # an input changed by 1e-15 changes PyTorch's own parameters by .2 within these ten steps.
@@ -507,6 +507,74 @@ def test_running_trains_and_evaluates_alike():
         m(x), bn(x)
     gap = lambda m: (m.train()(x) - m.eval()(x)).abs().mean()
     assert gap(m) < .5*gap(bn)
+
+
+@pytest.mark.parametrize('reentrant', [False, True])
+def test_running_checkpointed(reentrant):
+    "Activation checkpointing runs the forward pass again: gradients and pool are those of the plain step, twice in a row."
+    def steps(run):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 2), running(n=4), nn.ReLU(), nn.Conv2d(4, 4, 2), running(n=4)).to(F64)
+        res = []
+        for i in range(3):
+            x = data((4, 3, 4, 4), seed=i).requires_grad_()
+            y = run(net, x)
+            res += [y.detach(), *torch.autograd.grad(y.pow(3).sum(), [x])] if not reentrant else [y.detach()]
+            run(net, x.detach().requires_grad_()).pow(3).sum().backward()
+        return [*res, *(p.grad for p in net.parameters()), *net.state_dict().values()]
+    plain = steps(lambda net, x: net(x))
+    for a, b in zip(steps(lambda net, x: torch.utils.checkpoint.checkpoint(net, x, use_reentrant=reentrant)), plain): close(a, b)
+
+
+@pytest.mark.parametrize('n, most', [(1, 11), (2, 11), (4, 12), (8, 14)])
+def test_running_gradient_of_a_nearly_constant_batch(n, most):
+    "Few images may differ by little by chance: their gradient is multiplied by 10 or so, not by 316, and no other batch changes."
+    x = (1e-4*data((n, 3, 5, 5))).requires_grad_()
+    g = data(x.shape, seed=2)
+    assert torch.autograd.grad(running(F64)(x), x, g)[0].norm() < most*g.norm()
+    a, b = running(F64), nn.BatchNorm2d(3).double()
+    close(a(data((n, 3, 5, 5))), b(data((n, 3, 5, 5))))
+    full = running(F64)
+    for i in range(200): full(.02*data((2, 3, 5, 5), seed=i))            # a full pool of variance .0016 has no floor
+    assert .8 < full(.02*data((2, 3, 5, 5), seed=1)).std() < 1.2
+
+
+def test_running_loads_statistics_without_a_count():
+    "They stand for a full pool; those of a batch norm that saw no batch stand for nothing."
+    bn, m = nn.BatchNorm2d(3), running()
+    m.load_state_dict(bn.state_dict(), strict=True)
+    assert m.running_count == 0
+    bn(data((4, 3, 2, 2), torch.float32))
+    m.load_state_dict(bn.state_dict(), strict=True)
+    assert m.running_count == 20 and 'running_count' not in bn.state_dict()
+    close(m.running_var, bn.running_var)
+    m.load_state_dict({k: v for k, v in bn.state_dict().items() if 'batches' not in k})
+    assert m.running_count == 20
+    assert not bn.load_state_dict(m.state_dict(), strict=False).missing_keys
+
+
+def test_torch_tools():
+    "`update_bn`, `convert_sync_batchnorm` and `isinstance` see ours; the pool and frozen statistics are left alone."
+    from torch.optim.swa_utils import update_bn
+    from course_lib.norms.convert import FrozenBatchNorm
+    x = [data((8, 3, 4, 4), torch.float32, seed=i) for i in range(3)]
+    for cls, seen in ((BatchNorm, True), (RunningBatchNorm, False), (FrozenBatchNorm, False)):
+        net, ref = nn.Sequential(cls(3)), nn.Sequential(nn.BatchNorm2d(3))
+        net[0].running_var.fill_(7)
+        assert isinstance(net[0], nn.modules.batchnorm._BatchNorm) == seen
+        assert (type(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))[0]) is nn.SyncBatchNorm) == seen
+        update_bn(x, net), update_bn(x, ref)
+        if seen: close(dict(net.named_buffers()), dict(ref.named_buffers()), 1e-5)
+        if cls is FrozenBatchNorm: assert (net[0].running_var == 7).all()
+    assert isinstance(LayerNorm(3), nn.LayerNorm) and isinstance(GroupNorm(1, 3), nn.GroupNorm) and isinstance(RMSNorm(3), nn.RMSNorm)
+
+
+@paired
+def test_keyword(name):
+    "`norm(input=x)`, as PyTorch names it (RMSNorm: `x`)."
+    m, shape = make(name)
+    word = 'x' if name.startswith('rms') else 'input'
+    close(copy.deepcopy(m)(**{word: data(shape)}), make(name, theirs=True)[0](**{word: data(shape)}))
 
 
 def test_running_one_graph():

@@ -15,13 +15,25 @@ from collections import Counter
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from . import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, RMSNorm2d, RunningBatchNorm
+from ..batchnorm import batch_norm
+from . import (BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, RMSNorm2d, RunningBatchNorm,
+                              check_batch)
 
 # %% ../../nbs/library/convert.ipynb #5f96ac9d
-class FrozenBatchNorm(BatchNorm):
-    "A `BatchNorm` that uses its running statistics in training too, so that they never change."
-    def train(self, mode:bool=True): return super().train(False)
+class FrozenBatchNorm(_NormBase):
+    "Batch norm that uses its running statistics in training too, so that they never change."
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.train()
+
+    def train(self, mode:bool=True):
+        return super().train(False)
+
+    def forward(self, input):
+        check_batch(self, input, False)
+        return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 # %% ../../nbs/library/convert.ipynb #ceb08718
 KINDS = dict(

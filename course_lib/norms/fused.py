@@ -16,7 +16,6 @@ import triton.language as tl
 from torch import nn, Tensor
 from torch.autograd import Function
 
-
 # %% ../../nbs/library/fused.ipynb #9bc8d514
 @triton.jit
 def layernorm_forward_kernel(X, Y, W, B, Mean, Rstd, D, eps, BLOCK:tl.constexpr):

@@ -8,8 +8,7 @@ __all__ = ['BatchNormGradMode', 'lazy_lenet']
 # %% ../../nbs/library/modes.ipynb #4e579b2b
 import torch
 from torch import nn
-
-from ..batchnorm import batch_norm
+from torch.nn import functional as F
 
 # %% ../../nbs/library/modes.ipynb #77eb9770
 class BatchNormGradMode(nn.Module):
@@ -24,7 +23,7 @@ class BatchNormGradMode(nn.Module):
         self.weight,self.bias = nn.Parameter(torch.ones(num_features)),nn.Parameter(torch.zeros(num_features))
         self.moving_mean,self.moving_var = torch.zeros(num_features),torch.ones(num_features)
     def forward(self, x):
-        return batch_norm(x, self.moving_mean, self.moving_var, self.weight, self.bias, torch.is_grad_enabled(), self.momentum, self.eps)
+        return F.batch_norm(x, self.moving_mean, self.moving_var, self.weight, self.bias, torch.is_grad_enabled(), self.momentum, self.eps)
 
 # %% ../../nbs/library/modes.ipynb #26237f7c
 def lazy_lenet(
