@@ -537,7 +537,6 @@ IN_LESSONS = {name: (path, src) for path in sorted((ROOT/'nbs').glob('[0-9]*.ipy
 def test_exercise_in_a_lesson(name, monkeypatch, capsys):
     "Stub and grader share a cell: as given it is not begun, and with the solution that unfolds it is solved."
     monkeypatch.setenv('IN_TEST', '1')
-    monkeypatch.setenv('COURSE_SOLUTIONS', '1')
     path,src = IN_LESSONS[name]
     call = re.search(rf"^grade\('{name}', .*\)", src, re.M)
     ns = dict(torch=torch, nn=nn, F=F, math=math, grade=grade)
@@ -545,6 +544,7 @@ def test_exercise_in_a_lesson(name, monkeypatch, capsys):
     assert re.search(rf'^{name}: not begun', capsys.readouterr().out)
     md = '\n'.join(s for k,s in cells_of(path) if k=='markdown')
     assert f'<details id="hint-{name}">' in md
+    monkeypatch.setenv('COURSE_SOLUTIONS', '1')
     exec(solution(md, name)+'\n'+call[0], ns)
     assert re.search(rf'^{name}: .*, solved$', capsys.readouterr().out, re.M)
 
