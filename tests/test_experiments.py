@@ -8,7 +8,7 @@ os.environ['COURSE_SAMPLE'] = '1'
 torch.set_num_threads(1)
 FOLDER = Path(__file__).parents[1]/'experiments'
 # file, name of its sweep, changes that make its first config tiny, how many are trained together
-TINY = [('detached', 'SWEEP', dict(dataset='fashion_mnist', n_train=256, epochs=1, batch_size=64), 1),
+TINY = [('detached', 'TUNE', dict(dataset='fashion_mnist', n_train=256, epochs=1, batch_size=64), 1),
         ('one_pixel', 'SWEEP', dict(dataset='fashion_mnist', samples=20), 3),
         ('why_batchnorm', 'SWEEP', dict(noise=1., n_train=384, every=4), 1),
         ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
@@ -44,19 +44,32 @@ def test_rows_belong_to_the_grid(name, attr):
     sweep = getattr(load(name), attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
 
+def test_final_follows_from_tune(tmp_path):
+    "The published cell is judged with five new seeds at the rate that was best on the held-out images"
+    D = load('detached')
+    D.OUT, D.TUNE.path = tmp_path, tmp_path/'tune.jsonl'
+    with pytest.raises(SystemExit, match='tune first'): D.final()
+    def train(cs): return [dict(accuracy=1-c.lr/100, tune_accuracy=.5+(c.lr == 1.)/10+c.seed/100) for c in cs]
+    type(D.TUNE)(D.TUNE.configs, D.TUNE.path, train).run(progress=False)
+    configs = D.final().configs
+    assert {c.lr for c in configs} == {1.} and len(configs) == 5*len(D.cells())
+    assert {c.seed for c in configs}.isdisjoint(c.seed for c in D.TUNE.configs)
+    assert {dataclasses.replace(c, lr=0., seed=0) for c in configs} == {dataclasses.replace(c, lr=0., seed=0) for c in D.TUNE.configs}
+
 def test_five_paired_seeds():
-    "Every cell of every grid has the same rates and the same five seeds"
+    "Every cell of every grid has the same rates and the same five seeds (two, to tune the detached ones)"
     for name, attr, *_ in TINY:
         cells = {}
         for c in getattr(load(name), attr).configs:
             fields = dataclasses.asdict(c)
             cells.setdefault(json.dumps({k: v for k, v in fields.items() if k not in ('seed', 'lr')}), []).append((c.lr, c.seed))
-        assert all({s for _, s in v} == set(range(5)) and len(v) == len(set(v)) == 5*len({lr for lr, _ in v}) for v in cells.values()), name
+        n = 2 if attr == 'TUNE' else 5
+        assert all({s for _, s in v} == set(range(n)) and len(v) == len(set(v)) == n*len({lr for lr, _ in v}) for v in cells.values()), name
 
 def test_detached_differs_in_the_gradient_alone():
     "The control of the experiment: same outputs as the detached norm, other gradients; nearly those of batch norm"
     D = load('detached')
-    nets = {n: D.model(dataclasses.replace(D.grid()[0], norm=n)) for n in D.NORMS}
+    nets = {n: D.model(dataclasses.replace(D.TUNE.configs[0], norm=n)) for n in D.NORMS}
     x = torch.randn(64, 1, 28, 28)
     out = {n: m(x) for n, m in nets.items()}
     torch.testing.assert_close(out['batch_unbiased'], out['batch_detached'], rtol=1e-4, atol=1e-4)
