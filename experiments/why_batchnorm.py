@@ -24,7 +24,7 @@ Controls: noise without a norm (does noise alone explain what noise does?); ever
 "The loss is smoother" is confirmed, if the median range of `along` and of `predict` is smaller with batch norm at equal rates and also at
     own best rates; refuted if larger at both; if the two disagree, that is the finding.
 
-About 8 s a run on one core: 200 runs in about 30 minutes. Left out: longer runs, deeper networks, noise that differs within a batch.
+About 15 s a run on a busy core: 200 runs in at most 50 minutes. Left out: longer runs, deeper networks, noise that differs within a batch.
 """
 import math
 from dataclasses import dataclass

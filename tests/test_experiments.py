@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parents[1]/'experiments'
 # file, name of its sweep, changes that make its first config tiny, how many are trained together
 TINY = [('detached', 'TUNE', dict(dataset='fashion_mnist', n_train=256, epochs=1, batch_size=64), 1),
         ('one_pixel', 'SWEEP', dict(dataset='fashion_mnist', samples=20), 3),
+        ('residual', 'TUNE', dict(samples=20), 2),
         ('why_batchnorm', 'SWEEP', dict(noise=1., n_train=384, every=4), 1),
         ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
         ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),
@@ -80,6 +81,20 @@ def test_detached_differs_in_the_gradient_alone():
         assert (detached-unbiased).norm() > .05*unbiased.norm() > (full-unbiased).norm()
     for k in ('running_mean', 'running_var'):
         torch.testing.assert_close(getattr(nets['batch_unbiased'][2], k), getattr(nets['batch'][2], k))
+
+def test_weight_standardization():
+    "Mean 0 and variance 1 for each output channel; only the network that asks for it has it"
+    R = load('residual')
+    nets = {n: R.model(dataclasses.replace(R.TUNE.configs[0], norm=n)) for n in ('group', 'group_ws')}
+    kinds = {n: {type(m) for m in net.modules() if isinstance(m, torch.nn.Conv2d)} for n, net in nets.items()}
+    assert kinds == dict(group={torch.nn.Conv2d}, group_ws={R.StandardizedConv2d})
+    layer = R.StandardizedConv2d(3, 4, 3, bias=False)
+    before = layer(x := torch.randn(2, 3, 8, 8))
+    with torch.no_grad(): layer.weight.mul_(7).add_(1)
+    torch.testing.assert_close(layer(x), before, rtol=1e-3, atol=1e-3)
+    w = layer.weight.flatten(1)
+    w = (w-w.mean(1, keepdim=True))/w.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(layer(x), torch.nn.functional.conv2d(x, w.view_as(layer.weight)), rtol=1e-3, atol=1e-3)
 
 def test_noise():
     "Held noise is the same noise; none in evaluation; level 0 is PyTorch's batch norm"
