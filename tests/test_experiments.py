@@ -1,4 +1,5 @@
 "Each experiment on the engine: a tiny config from end to end, and the committed rows belong to its grid."
+
 import dataclasses, importlib.util, json, os
 from pathlib import Path
 
@@ -6,56 +7,70 @@ import pytest, torch
 
 os.environ['COURSE_SAMPLE'] = '1'
 torch.set_num_threads(1)
-FOLDER = Path(__file__).parents[1]/'experiments'
+FOLDER = Path(__file__).parents[1] / 'experiments'
 # file, name of its sweep, changes that make its first config tiny, how many are trained together
-TINY = [('detached', 'TUNE', dict(dataset='fashion_mnist', n_train=256, epochs=1, batch_size=64), 1),
-        ('one_pixel', 'SWEEP', dict(dataset='fashion_mnist', samples=20), 3),
-        ('residual', 'TUNE', dict(samples=20), 2),
-        ('why_batchnorm', 'SWEEP', dict(noise=1., n_train=384, every=4), 1),
-        ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
-        ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),
-        ('batch_size', 'SWEEP', dict(ghost=32, batch_size=128, n_train=512), 1)]
+TINY = [
+    ('detached', 'TUNE', dict(dataset='fashion_mnist', n_train=256, epochs=1, batch_size=64), 1),
+    ('one_pixel', 'SWEEP', dict(dataset='fashion_mnist', samples=20), 3),
+    ('residual', 'TUNE', dict(samples=20), 2),
+    ('why_batchnorm', 'SWEEP', dict(noise=1.0, n_train=384, every=4), 1),
+    ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
+    ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),
+    ('batch_size', 'SWEEP', dict(ghost=32, batch_size=128, n_train=512), 1),
+]
 
 
 def load(name):
     "An experiment's file as a module"
-    spec = importlib.util.spec_from_file_location(name, FOLDER/f'{name}.py')
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
-def tiny(sweep, changes, n): return [dataclasses.replace(c, **changes) for c in sweep.configs[:n]]
+
+def tiny(sweep, changes, n):
+    return [dataclasses.replace(c, **changes) for c in sweep.configs[:n]]
 
 
 @pytest.mark.parametrize('name,attr,changes,n', TINY, ids=[f'{o[0]}-{o[1].lower()}' for o in TINY])
 def test_tiny(name, attr, changes, n, tmp_path):
     sweep = getattr(load(name), attr)
     configs = tiny(sweep, changes, n)
-    if n > 1: assert len({sweep.same(c) for c in configs}) == 1
-    small = type(sweep)(configs, tmp_path/'rows.jsonl', sweep.train, sweep.same, n)
+    if n > 1:
+        assert len({sweep.same(c) for c in configs}) == 1
+    small = type(sweep)(configs, tmp_path / 'rows.jsonl', sweep.train, sweep.same, n)
     rows = small.run(progress=False)
-    assert [r['failure'] for r in rows] == [None]*n and not small.pending()
+    assert [r['failure'] for r in rows] == [None] * n and not small.pending()
     for r in rows:
         assert 0 <= r['accuracy'] <= 1 and 0 <= r['tune_accuracy'] <= 1 and r['threads'] == 1 and r['stack'] == n
     again = sweep.train(configs)
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
+
 
 @pytest.mark.parametrize('name,attr', [o[:2] for o in TINY])
 def test_rows_belong_to_the_grid(name, attr):
     sweep = getattr(load(name), attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
 
+
 def test_final_follows_from_tune(tmp_path):
     "The published cell is judged with five new seeds at the rate that was best on the held-out images"
     D = load('detached')
-    D.OUT, D.TUNE.path = tmp_path, tmp_path/'tune.jsonl'
-    with pytest.raises(SystemExit, match='tune first'): D.final()
-    def train(cs): return [dict(accuracy=1-c.lr/100, tune_accuracy=.5+(c.lr == 1.)/10+c.seed/100) for c in cs]
+    D.OUT, D.TUNE.path = tmp_path, tmp_path / 'tune.jsonl'
+    with pytest.raises(SystemExit, match='tune first'):
+        D.final()
+
+    def train(cs):
+        return [dict(accuracy=1 - c.lr / 100, tune_accuracy=0.5 + (c.lr == 1.0) / 10 + c.seed / 100) for c in cs]
+
     type(D.TUNE)(D.TUNE.configs, D.TUNE.path, train).run(progress=False)
     configs = D.final().configs
-    assert {c.lr for c in configs} == {1.} and len(configs) == 5*len(D.cells())
+    assert {c.lr for c in configs} == {1.0} and len(configs) == 5 * len(D.cells())
     assert {c.seed for c in configs}.isdisjoint(c.seed for c in D.TUNE.configs)
-    assert {dataclasses.replace(c, lr=0., seed=0) for c in configs} == {dataclasses.replace(c, lr=0., seed=0) for c in D.TUNE.configs}
+    assert {dataclasses.replace(c, lr=0.0, seed=0) for c in configs} == {
+        dataclasses.replace(c, lr=0.0, seed=0) for c in D.TUNE.configs
+    }
+
 
 def test_five_paired_seeds():
     "Every cell of every grid has the same rates and the same five seeds (two, to tune the detached ones)"
@@ -63,9 +78,15 @@ def test_five_paired_seeds():
         cells = {}
         for c in getattr(load(name), attr).configs:
             fields = dataclasses.asdict(c)
-            cells.setdefault(json.dumps({k: v for k, v in fields.items() if k not in ('seed', 'lr')}), []).append((c.lr, c.seed))
+            cells.setdefault(json.dumps({k: v for k, v in fields.items() if k not in ('seed', 'lr')}), []).append(
+                (c.lr, c.seed)
+            )
         n = 2 if attr == 'TUNE' else 5
-        assert all({s for _, s in v} == set(range(n)) and len(v) == len(set(v)) == n*len({lr for lr, _ in v}) for v in cells.values()), name
+        assert all(
+            {s for _, s in v} == set(range(n)) and len(v) == len(set(v)) == n * len({lr for lr, _ in v})
+            for v in cells.values()
+        ), name
+
 
 def test_detached_differs_in_the_gradient_alone():
     "The control of the experiment: same outputs as the detached norm, other gradients; nearly those of batch norm"
@@ -74,13 +95,15 @@ def test_detached_differs_in_the_gradient_alone():
     x = torch.randn(64, 1, 28, 28)
     out = {n: m(x) for n, m in nets.items()}
     torch.testing.assert_close(out['batch_unbiased'], out['batch_detached'], rtol=1e-4, atol=1e-4)
-    assert 1e-4 < (out['batch_unbiased']-out['batch']).norm()/out['batch'].norm() < .03
-    for m, y in zip(nets.values(), out.values()): torch.nn.functional.cross_entropy(y, torch.arange(64)%10).backward()
+    assert 1e-4 < (out['batch_unbiased'] - out['batch']).norm() / out['batch'].norm() < 0.03
+    for m, y in zip(nets.values(), out.values()):
+        torch.nn.functional.cross_entropy(y, torch.arange(64) % 10).backward()
     weights = {n: [p.grad for p in m.parameters() if p.ndim == 4] for n, m in nets.items()}
     for full, detached, unbiased in zip(*(weights[n] for n in D.NORMS)):
-        assert (detached-unbiased).norm() > .05*unbiased.norm() > (full-unbiased).norm()
+        assert (detached - unbiased).norm() > 0.05 * unbiased.norm() > (full - unbiased).norm()
     for k in ('running_mean', 'running_var'):
         torch.testing.assert_close(getattr(nets['batch_unbiased'][2], k), getattr(nets['batch'][2], k))
+
 
 def test_weight_standardization():
     "Mean 0 and variance 1 for each output channel; only the network that asks for it has it"
@@ -90,28 +113,31 @@ def test_weight_standardization():
     assert kinds == dict(group={torch.nn.Conv2d}, group_ws={R.StandardizedConv2d})
     layer = R.StandardizedConv2d(3, 4, 3, bias=False)
     before = layer(x := torch.randn(2, 3, 8, 8))
-    with torch.no_grad(): layer.weight.mul_(7).add_(1)
+    with torch.no_grad():
+        layer.weight.mul_(7).add_(1)
     torch.testing.assert_close(layer(x), before, rtol=1e-3, atol=1e-3)
     w = layer.weight.flatten(1)
-    w = (w-w.mean(1, keepdim=True))/w.std(1, correction=0, keepdim=True)
+    w = (w - w.mean(1, keepdim=True)) / w.std(1, correction=0, keepdim=True)
     torch.testing.assert_close(layer(x), torch.nn.functional.conv2d(x, w.view_as(layer.weight)), rtol=1e-3, atol=1e-3)
+
 
 def test_noise():
     "Held noise is the same noise; none in evaluation; level 0 is PyTorch's batch norm"
     W = load('why_batchnorm')
     x = torch.randn(16, 4, 5, 5)
     for layer in (W.NoisyBatchNorm(4), W.OnlyNoise()):
-        layer.level = 1.
+        layer.level = 1.0
         assert not torch.equal(layer(x), layer(x))
         W.hold_noise(layer, True)
         assert torch.equal(layer(x), layer(x))
         plain = layer.eval()(x)
-        layer.level = 0.
+        layer.level = 0.0
         assert torch.equal(layer(x), plain)
     noisy = W.OnlyNoise()
-    noisy.level = 2.
-    scale = noisy(x).std((0, 2, 3))/x.std((0, 2, 3))
-    assert (scale >= 1).all() and (scale <= 1.5).all() and (noisy(x)-x).mean().abs() > 0
+    noisy.level = 2.0
+    scale = noisy(x).std((0, 2, 3)) / x.std((0, 2, 3))
+    assert (scale >= 1).all() and (scale <= 1.5).all() and (noisy(x) - x).mean().abs() > 0
+
 
 def test_ghost():
     "Parts of the batch are normalized by themselves"
@@ -120,4 +146,7 @@ def test_ghost():
     ghost, plain = B.GhostBatchNorm(3, 2), torch.nn.BatchNorm2d(3)
     torch.testing.assert_close(ghost(x)[2:4], plain(x[2:4]))
     assert ghost.num_batches_tracked == 4
-    torch.testing.assert_close(ghost.eval()(x), torch.nn.functional.batch_norm(x, ghost.running_mean, ghost.running_var, ghost.weight, ghost.bias))
+    torch.testing.assert_close(
+        ghost.eval()(x),
+        torch.nn.functional.batch_norm(x, ghost.running_mean, ghost.running_var, ghost.weight, ghost.bias),
+    )
