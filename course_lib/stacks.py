@@ -218,8 +218,10 @@ class StackTrainer:
     def models(self)->list:
         "The models as they are now, one by one."
         for i,m in enumerate(self.originals):
-            state = {k:(o[i] if self.dims[k]==0 else o).detach() for k,o in self.state.items()}
-            m.load_state_dict(state)
+            own = dict(m.named_parameters()) | dict(m.named_buffers())  # buffers that are not saved, too
+            with torch.no_grad():
+                for k,o in self.state.items():
+                    own[k].copy_(o[i] if self.dims[k]==0 else o)
         return self.originals
 
     def evaluate(self,
