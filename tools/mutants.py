@@ -1,0 +1,184 @@
+"""Plant small defects one at a time, in a copy of the tree, and see who notices: python tools/mutants.py
+
+Each defect changes one expression or statement of an exported cell, in the notebook and in the module alike. First the
+notebook runs, as `nbdev_test` runs it, then the test files that import its module. Sixty defects are drawn with a seed
+over all modules; those of `tools/defects.yml` were found to pass unnoticed once. A line a defect goes to
+`tools/mutants.jsonl`; what is there is not run again. `--list` prints the defects only.
+"""
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / 'tools/mutants.jsonl'
+SWAPS = {
+    ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add,
+    ast.Mult: ast.Div, ast.Div: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+
+
+def changed(node):
+    "The ways in which a node is made wrong: new nodes of the same kind."
+    new = copy.deepcopy(node)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        new.ops[0] = SWAPS[type(node.ops[0])]()
+        yield new
+    elif isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in SWAPS:
+        new.op = SWAPS[type(node.op)]()
+        yield new
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield new.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        new.value = not node.value
+        yield new
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        new.value = node.value + 1
+        yield new
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield ast.Pass()
+    elif isinstance(node, ast.Call):
+        for i in range(len(node.keywords)):
+            without = copy.deepcopy(node)
+            del without.keywords[i]
+            yield without
+
+
+def replaced(source, node, new):
+    "The source with one node's text replaced"
+    lines = source.splitlines(keepends=True)
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line.encode()))
+    first = starts[node.lineno - 1] + node.col_offset
+    last = starts[node.end_lineno - 1] + node.end_col_offset
+    text = ast.unparse(new)
+    if not isinstance(new, ast.Pass):
+        text = f'({text})'
+    raw = source.encode()
+    return (raw[:first] + text.encode() + raw[last:]).decode(), raw[first:last].decode(), text
+
+
+def exported(path):
+    "Index and source of the cells of a notebook that its module holds"
+    for i, cell in enumerate(json.loads(path.read_text())['cells']):
+        source = ''.join(cell['source'])
+        if cell['cell_type'] == 'code' and source.startswith(('#| export\n', '#| exports\n')):
+            yield i, source
+
+
+def sites():
+    "All defects that can be drawn: (notebook, cell, source after, what was, what is planted)"
+    for path in sorted([*ROOT.glob('nbs/[0-9]*.ipynb'), *ROOT.glob('nbs/library/*.ipynb')]):
+        for i, source in exported(path):
+            inside = {id(o) for f in ast.walk(ast.parse(source)) if isinstance(f, ast.JoinedStr) for o in ast.walk(f)}
+            for node in ast.walk(ast.parse(source)):
+                if not hasattr(node, 'lineno') or id(node) in inside:
+                    continue
+                for new in changed(node):
+                    after, was, now = replaced(source, node, new)
+                    try:
+                        ast.parse(after)
+                    except SyntaxError:
+                        continue  # inside an f-string
+                    yield path.relative_to(ROOT).as_posix(), i, after, was, now
+
+
+def drawn(n, seed):
+    "Some of them, as many from each module as it has statements, more or less"
+    return random.Random(seed).sample(list(sites()), n)
+
+
+def listed():
+    "The defects that were found unnoticed once; each must still fit the code"
+    for d in yaml.safe_load((ROOT / 'tools/defects.yml').read_text()):
+        path = ROOT / d['notebook']
+        hits = [(i, s) for i, s in exported(path) if d['was'] in s]
+        if len(hits) != 1 or hits[0][1].count(d['was']) != 1:
+            sys.exit(f'{d["name"]}: {d["notebook"]} has no cell, or more than one, with {d["was"]!r}')
+        ((i, source),) = hits
+        yield d['notebook'], i, source.replace(d['was'], d['planted']), d['was'], d['planted']
+
+
+def test_files(notebook):
+    "The test files that import the module of a notebook"
+    source = ''.join(s for cell in json.loads((ROOT / notebook).read_text())['cells'] for s in cell['source'])
+    module = source.split('default_exp ')[1].split()[0]
+    names = {f'course_lib.{module}', f'course_lib import {module}'}
+    files = [p for p in sorted(ROOT.glob('tests/test_*.py')) if any(n in p.read_text() for n in names)]
+    return [p.relative_to(ROOT).as_posix() for p in files]
+
+
+def run(command, folder, limit):
+    "Does a command end well, in time?"
+    env = dict(os.environ, PYTHONPATH=str(folder), COURSE_SAMPLE='1', OMP_NUM_THREADS='1')
+    try:
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def noticed(folder, notebook, cell, after, limit=900):
+    "Who notices a defect: the notebook, the tests, or nobody"
+    path = folder / notebook
+    before = path.read_text()
+    nb = json.loads(before)
+    nb['cells'][cell]['source'] = after.splitlines(keepends=True)
+    path.write_text(json.dumps(nb))
+    try:
+        run([sys.executable, '-m', 'nbdev.export', '--help'], folder, limit)
+        export = 'from nbdev.export import nb_export; import sys; nb_export(sys.argv[1], lib_path="course_lib")'
+        if not run([sys.executable, '-c', export, notebook], folder, limit):
+            return 'export'
+        if not run(['nbdev_test', '--path', notebook, '--n_workers', '0'], folder, limit):
+            return 'notebook'
+        for test in test_files(notebook):
+            if not run([sys.executable, '-m', 'pytest', '-q', '-x', test], folder, limit):
+                return test
+        return None
+    finally:
+        path.write_text(before)
+        run([sys.executable, '-c', export, notebook], folder, limit)
+
+
+def main():
+    "Run what has no line yet"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--n', type=int, default=60, help='how many defects are drawn')
+    parser.add_argument('--seed', type=int, default=0, help='of the drawing')
+    parser.add_argument('--list', action='store_true', help='print the defects only')
+    args = parser.parse_args()
+    rows = [json.loads(line) for line in OUT.read_text().splitlines()] if OUT.exists() else []
+    done = {(r['notebook'], r['after']) for r in rows}
+    todo = [('listed', o) for o in listed()] + [('drawn', o) for o in drawn(args.n, args.seed)]
+    if args.list:
+        for kind, (notebook, cell, _, was, now) in todo:
+            print(f'{kind:7}{notebook} [{cell}]  {was}  ->  {now}')
+        return
+    with tempfile.TemporaryDirectory() as temp:
+        folder = Path(temp) / 'tree'
+        shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns('.git', '_proc', '_docs'))
+        for kind, (notebook, cell, after, was, now) in todo:
+            if (notebook, after) in done:
+                continue
+            by = noticed(folder, notebook, cell, after)
+            row = dict(kind=kind, notebook=notebook, cell=cell, was=was, planted=now, noticed=by, after=after)
+            with OUT.open('a') as f:
+                f.write(json.dumps(row) + '\n')
+            print(f'{by or "NOBODY":30} {notebook} [{cell}]  {was}  ->  {now}', flush=True)
+
+
+if __name__ == '__main__':
+    main()
