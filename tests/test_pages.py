@@ -32,7 +32,9 @@ def test_minutes_are_those_of_the_table(proc):
         if p.is_lesson: assert re.search(rf'\({p.name}\).*\| {D.minutes(p)} \|', table), p.name
 
 @pytest.mark.skipif(not shutil.which('quarto'), reason='quarto is not on the PATH: the HTML is checked where the site is published')
-def test_rendered(proc): assert list(P.check_html(P.render(proc))) == []
+def test_rendered(proc):
+    site, warned = P.render(proc)
+    assert warned == [] and list(P.check_html(site)) == []
 
 
 # ---- planted faults, on a site of two pages

@@ -12,6 +12,7 @@ APART = ('index.ipynb', '404.qmd')   # pages that belong to no part
 HOME, API, LIBRARY = APART[0], 'api.qmd', 'Library'
 MADE = 'Made by `python tools/lint.py --fix`: do not edit.'
 ORDER = 'tools/order.yml'
+LICENCES = {'apache2': 'Apache-2.0', 'mit': 'MIT'}
 
 
 # ---- the order
@@ -74,9 +75,17 @@ def sidebar(root, pages):
     for part, names in parts(root).items():
         lines += [f'      - section: {part}', '        contents:']
         for n in names:
-            text = f'"{number_of(n)} {title(n)}"' if number_of(n) else None
-            lines += [f'          - href: {n}', f'            text: {text}'] if text else [f'          - {n}']
+            text = f'{number_of(n)} {title(n)}'.strip()
+            if part=='Exercises': text = text.removeprefix('Exercises: ').capitalize()
+            lines += [f'          - href: {n}', f'            text: "{text}"']
     return '\n'.join(lines) + '\n'
+
+
+def footer(cfg):
+    "The foot of each page, in nbs/sidebar.yml: version, licence, how to cite"
+    cite = f"{cfg['git_url']}/blob/{cfg['branch']}/CITATION.cff"
+    left = f"{cfg['lib_name']} {cfg['version']}, {LICENCES[cfg['license']]}"
+    return f'  page-footer:\n    left: "{left}"\n    right: "[How to cite]({cite})"\n'
 
 
 def title_of(root, name, pages):
@@ -103,13 +112,16 @@ def api(root, pages):
     lines = ['---', 'title: API', 'description: "Every public name of `course_lib`, with the page that derives, tests and documents it."',
              '---', '', f'<!-- {MADE} -->']
     home = {p.module: p.name for p in pages if p.module}
-    for modules in shelves(root, pages).values():
+    shown = {k: [m for m in ms if any(public(root, m))] for k, ms in shelves(root, pages).items()}
+    for shelf, modules in shown.items():
+        anchor = lambda m: re.sub(r'[^\w.-]', '', m).lower()
+        lines += ['', f"{shelf.capitalize()}: " + ', '.join(f'[{m}](#{anchor(m)})' for m in modules)]
+    for modules in shown.values():
         for m in modules:
             rows = list(public(root, m))
-            if not rows: continue
             name = home[m]
-            lines += ['', f'## {m}', '', f'From [{title_of(root, name, pages)[0]}]({name}).', '', '| name | what it is |', '|---|------|']
-            lines += [f'| [{n}]({name}#{n.lower()}) | {d.replace("|", chr(92)+"|")} |' for n, d in rows]
+            lines += ['', f'## {m}', '', f'From [{title_of(root, name, pages)[0]}]({name}).', '', '::: {.names}', '', '| name | what it is |', '|---|------|']
+            lines += [f'| [{n}]({name}#{n.lower()}) | {d.replace("|", chr(92)+"|")} |' for n, d in rows] + ['', ':::']
     return '\n'.join(lines) + '\n'
 
 def llms(root, pages, cfg):
@@ -125,7 +137,7 @@ def llms(root, pages, cfg):
 
 def citation(root, pages, cfg):
     "CITATION.cff from settings.ini"
-    licence = {'apache2': 'Apache-2.0', 'mit': 'MIT'}[cfg['license']]
+    licence = LICENCES[cfg['license']]
     return '\n'.join([f'# {MADE}', 'cff-version: 1.2.0', 'message: If the course helps your work, please cite it.', 'type: software',
                       f"title: \"{cfg['title']}\"", f"abstract: \"{cfg['description']}.\"", 'authors:', f"  - name: {cfg['author']}",
                       f"version: {cfg['version']}", f"license: {licence}", f"repository-code: {cfg['git_url']}",
@@ -160,6 +172,7 @@ def theme(root, dark):
     paper,ink,_ = re.search(r"^PAPER,INK,WARN = '(.*?)','(.*?)','(.*?)'", src, re.M).groups()
     blue,light,dim = (re.search(rf"\b{k}='(#\w+)'", src)[1] for k in ('batch', 'batch_detached', 'frozen'))
     ground,text = (mix(dim, '#000000', .3), paper) if dark else (paper, ink)
+    muted = mix(ground, text, .8)
     link,code = (mix(light, '#ffffff', t) if dark else mix(blue, ink, u) for t,u in ((.3, 0), (.6, .5)))
     return f"""/*-- scss:defaults --*/
 // {MADE}
@@ -170,16 +183,31 @@ $link-color: {link};
 $code-color: {code};
 $code-bg: {mix(ground, text, .07)};
 /*-- scss:rules --*/
-// figures keep their own paper, so their colours mean the same in both themes
+html {{ scroll-padding-top: 5rem; }}
+// figures keep their own paper, so their colours mean the same in both themes, and never leave the column
 .cell-output-display img, .quarto-figure img {{ background: {paper}; border-radius: .4rem; }}
-// on a phone, tables, printed tables and equations scroll by themselves and long names break
+main img {{ max-width: 100%; height: auto; }}
+// tables and equations scroll by themselves; printed lines that are too long go on below
 table {{ display: block; max-width: 100%; overflow-x: auto; }}
-div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{ white-space: pre; overflow-x: auto; }}
+div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 .math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
-pre code, td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
+pre, pre code {{ font-size: .72rem; }}
+td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
+.names td:first-child, .names td:first-child code {{ white-space: nowrap; overflow-wrap: normal; }}
+// what is small is still to be read
+nav.quarto-page-breadcrumbs, nav.quarto-page-breadcrumbs a, .quarto-secondary-nav .breadcrumb-item a, .breadcrumb-item::before,
+details > summary, .nav-page a, .nav-page-text, .nav-page i, figcaption, .figure-caption, .caption,
+.nav-footer, .nav-footer a {{ color: {muted} !important; opacity: 1; }}
+.breadcrumb {{ background: none; padding-left: 0; padding-right: 0; }}
+.nav-page-previous, .nav-page-next {{ opacity: 1; }}
+// the landing page
+.hero p {{ font-size: 1.15rem; }}
+.hero .btn {{ margin: 0 .6rem .6rem 0; }}
 @media (max-width: 575.98px) {{
   main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }}
   main li, .csl-entry {{ overflow-wrap: anywhere; }}
+  pre, pre code {{ font-size: .66rem; }}
+  main li pre, main li div.sourceCode {{ max-width: calc(100vw - 5rem); overflow-x: auto; }}
 }}
 """
 
@@ -259,7 +287,7 @@ def contract(root, pages):
     return '\n'.join(lines + [f'    {" : ".join(shelf[k])}' for k in reversed(list(shelf)) if shelf[k]]) + '\n'
 
 # file: how it is made from (root, pages, settings)
-DERIVED = {'nbs/sidebar.yml': lambda r, ps, cfg: sidebar(r, ps), 'nbs/api.qmd': lambda r, ps, cfg: api(r, ps),
+DERIVED = {'nbs/sidebar.yml': lambda r, ps, cfg: sidebar(r, ps) + footer(cfg), 'nbs/api.qmd': lambda r, ps, cfg: api(r, ps),
            'nbs/light.scss': lambda r, ps, cfg: theme(r, False), 'nbs/dark.scss': lambda r, ps, cfg: theme(r, True),
            'nbs/llms.txt': llms, 'CITATION.cff': citation, '.importlinter': lambda r, ps, cfg: contract(r, ps)}
 

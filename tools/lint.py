@@ -171,6 +171,36 @@ def rule_citations(p, cfg):
             t = title.split(':')[0].lower()
             if len(t) > 12 and t in item.lower() and '@' not in item: yield f'References: cite "{title.split(":")[0]}" as @{key}'
 
+def addresses(root=ROOT):
+    "{key: the address of a work of references.bib}, where it has one"
+    bib = Path(root)/'nbs/references.bib'
+    res = {}
+    for key, entry in re.findall(r'^@\w+\{([^,\s]+),(.*)$', bib.read_text(encoding='utf-8') if bib.exists() else '', re.M):
+        field = {k: m[1] for k in ('eprint', 'doi', 'url') if (m := re.search(rf'\b{k}=\{{(.*?)\}}', entry))}
+        if 'eprint' in field: res[key] = f"https://arxiv.org/abs/{field['eprint']}"
+        elif 'doi' in field: res[key] = f"https://doi.org/{field['doi']}"
+        elif 'url' in field: res[key] = field['url']
+    return res
+
+def with_addresses(text, root=ROOT):
+    "A cell of Markdown in whose References each title is a link to the work"
+    head, mark, items = text.partition('## References')
+    if not mark: return text
+    known, bib = addresses(root), Path(root)/'nbs/references.bib'
+    titles = dict(re.findall(r'^@\w+\{([^,\s]+),.*?\btitle=\{(.*?)\}', bib.read_text(encoding='utf-8') if bib.exists() else '', re.M))
+    def linked(m):
+        key, title = m[1], m[2] or titles.get(m[1], '').partition(':')[0]
+        if key not in known: return m[0]
+        return f'@{key}, [*{title}*]({known[key]})'
+    items = re.sub(r'@([A-Za-z][\w:-]*\w)(?!, \[\*)(?:, \*([^*\n]+)\*)?', linked, items)
+    return head + mark + re.sub(r',? *\barXiv:\d{4}\.\d{4,5}\b\.?', '', items)
+
+def rule_references(p, cfg):
+    "A title in the list of references is a link: the list is all that a reader of Colab has"
+    for c in p.cells:
+        if c['cell_type']=='markdown' and c['source'] != with_addresses(c['source'], p.root):
+            yield 'References: a work without its link (run `python tools/lint.py --fix`)'
+
 def rule_syntax(p, cfg):
     for c, t in p.trees():
         if isinstance(t, SyntaxError) and not c['source'].startswith('%%'): yield f"cell {c['id']}: {t}"
@@ -272,7 +302,7 @@ def rule_links(p, cfg):
         if not (p.path.parent/link).exists(): yield f'link to {link}, which does not exist'
 
 RULES = [rule_exercises, rule_links, rule_parts, rule_outputs, rule_lines, rule_size, rule_star, rule_experiment,
-         rule_results, rule_citations, rule_syntax]
+         rule_results, rule_citations, rule_references, rule_syntax]
 
 
 def rule_paths(root=ROOT):
@@ -383,7 +413,7 @@ def fix_numbers(root=ROOT):
             if new != text: q.write_text(new, encoding='utf-8')
 
 def fix(p, cfg):
-    "Write badge and install cell into the lesson, library page or page of exercises `p`"
+    "Write badge, install cell and links of the references into the lesson, library page or page of exercises `p`"
     if not (p.is_lesson or p.is_exercise or p.is_library) or not p.cells: return
     before = json.dumps(p.nb)
     badge, cell = colab_parts(p.name, cfg)
@@ -397,6 +427,8 @@ def fix(p, cfg):
         at = 1 + next((i for i, c in enumerate(p.cells) if 'default_exp' in c['source']), 0)
         new = dict(cell_type='code', execution_count=None, id=uuid.uuid4().hex[:8], metadata=dict(FOLDED), outputs=[], source=cell)
         p.cells.insert(at, new)
+    for c in p.cells:
+        if c['cell_type']=='markdown': c['source'] = with_addresses(c['source'], p.root)
     if p.not_lines or json.dumps(p.nb) != before: write(p)
 
 

@@ -1,4 +1,4 @@
-"The picture that is shown where a page of the site is shared: `python tools/make_card.py` writes nbs/images/card.png."
+"The picture that is shown where a page of the site is shared, and the icon of its tab: `python tools/make_card.py` writes them."
 import sys
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lint as L
+from derived import mix
 from course_lib.plot import INK, NORM_COLORS, PAPER, plot_axes, use_style
 
 def main():
@@ -22,5 +23,14 @@ def main():
         ax = fig.add_axes([.04+.235*i, .1, .22, .46])
         plot_axes(norm, 3, 4, 2, 2, num_groups=2, ax=ax)
     fig.savefig(L.ROOT/'nbs/images/card.png', metadata={'Title': cfg['title'], 'Description': cfg['description']})
+    plt.close(fig)
+    icon = plt.figure(figsize=(.64, .64), dpi=100)
+    ax = icon.add_axes([0, 0, 1, 1])
+    ax.axis('off')
+    for i in range(9):   # one column, one norm's set of values, stands out
+        color = NORM_COLORS['batch'] if i%3==1 else mix(NORM_COLORS['batch'], PAPER, .7)
+        ax.add_patch(plt.Rectangle((i%3+.06, i//3+.06), .88, .88, color=color))
+    ax.set(xlim=(0, 3), ylim=(0, 3))
+    icon.savefig(L.ROOT/'nbs/images/favicon.png', transparent=True)
 
 if __name__=='__main__': main()

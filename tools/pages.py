@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import mistune, yaml
 import lint as L
-from derived import APART, LIBRARY, aliases, minutes, minutes_of, part_of, parts, site_pages
+from derived import APART, LIBRARY, aliases, minutes, minutes_of, number_of, part_of, parts, site_pages
 
 BUILD = 'from nbdev.quarto import refresh_quarto_yml\nfrom nbdev.serve import proc_nbs\n' \
         'if __name__=="__main__": refresh_quarto_yml(); print(proc_nbs(n_workers=2, force=True))'
@@ -74,6 +74,9 @@ def finish(proc, root=L.ROOT):
             badge,_ = L.colab_parts(p.name, cfg)
             time = '' if part_of(root, p.name)==LIBRARY else f' About {minutes(pages[p.name])} minutes to read.'
             p.nb['cells'].insert(1, dict(cell_type='markdown', id='head', metadata={}, source=badge+time))
+        if n := number_of(p.name):   # a lesson has its number in title and search
+            front = p.nb['cells'][0]
+            front['source'] = re.sub(r'^title: *[\'"]?(.*?)[\'"]?$', lambda m: f'title: "{n} {m[1]}"', front['source'], count=1, flags=re.M)
         if p.name in old:   # addresses that the page had before lead to it
             front = p.nb['cells'][0]
             front['source'] = re.sub(r'\n---\s*$', f"\naliases: [{', '.join(old[p.name])}]\n---\n", front['source'])
@@ -367,7 +370,8 @@ def source_lines(name, root=L.ROOT):
         return [*written_lines(f"# {front['title']}\n\n{front.get('description', '')}\n\n{about}\n\n{text}")]
     page = L.Page(path, root)
     about = f' About {minutes(page)} minutes to read.' if page.is_lesson or page.is_exercise else ''
-    lines = [*written_lines(page.cells[0]['source'] + about)]
+    first = page.cells[0]['source'] + about
+    lines = [*written_lines(re.sub('^# ', f'# {number_of(name)} ', first) if number_of(name) else first)]
     for c in page.cells[1:]:
         if c['cell_type']=='markdown': lines += written_lines(c['source'])
         elif not HIDDEN.search(c['source']):
@@ -409,11 +413,18 @@ def check_proc(proc, root=L.ROOT):
 
 
 # ---- the rendered site
+EXPECTED = (   # warnings of Quarto that say nothing about a page, each with its reason
+    'Unable to parse table from raw html',   # the figures to play with make their tables in the browser
+)
+
 def render(proc):
-    "Render with Quarto; returns the folder of the site"
+    "Render with Quarto, printing its warnings; returns the folder of the site and the warnings that are not expected"
     res = subprocess.run(['quarto', 'render', '--no-cache', '--no-execute'], cwd=proc, capture_output=True, text=True)
     if res.returncode: raise RuntimeError(f'quarto render failed:\n{res.stdout[-2000:]}{res.stderr[-3000:]}')
-    return Path(proc)/'_docs'
+    said = re.sub(r'\x1b\[[0-9;]*m', '', res.stdout + res.stderr)
+    warnings = [line.strip() for line in said.splitlines() if re.search(r'\bWARN', line)]
+    for w in warnings: print(f'quarto: {w}')
+    return Path(proc)/'_docs', [w for w in warnings if not any(e in w for e in EXPECTED)]
 
 def check_html(site, root=L.ROOT):
     "Links, anchors and images of the rendered pages; what Quarto could not resolve"
@@ -448,8 +459,8 @@ def main():
         msgs = list(check_proc(proc))
         if not has_pandoc(): print('pages: no pandoc on the PATH, so lines are not compared with the notebooks')
         if shutil.which('quarto'):
-            site = render(proc)
-            msgs += check_html(site)
+            site, warned = render(proc)
+            msgs += [*warned, *check_html(site)]
             if a.site: shutil.copytree(site, a.site, dirs_exist_ok=True)
         elif a.site: sys.exit('pages: --site needs quarto on the PATH')
         else: print('pages: no quarto on the PATH, so the HTML is not rendered')
