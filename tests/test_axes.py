@@ -15,6 +15,7 @@ def reference(x, norm, G):
     "What PyTorch says"
     if norm=='batch': return F.batch_norm(x, None, None, training=True) if x[:,0].numel()>1 else torch.zeros_like(x)
     if norm=='layer': return F.layer_norm(x, x.shape[1:])
+    if norm=='token': return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)   # over the channels of a position
     if norm=='rms': return F.rms_norm(x, x.shape[1:], eps=1e-5)
     return F.group_norm(x, G if norm=='group' else x.shape[1])
 
@@ -44,23 +45,23 @@ def number(s): return float(s.replace('−', '-'))
 
 def test_arithmetic_is_pytorchs(d):
     gen,cases = torch.Generator().manual_seed(42),0
-    for N,C,H,W,norm in itertools.product((1,2,3), (1,2,4,6), (1,2), (1,3), ('batch','layer','instance','group','rms')):
+    for N,C,H,W,norm in itertools.product((1,2,3), (1,2,4,6), (1,2), (1,3), ('batch','layer','instance','group','rms','token')):
         for G in [g for g in range(1, C+1) if C%g==0] if norm=='group' else [1]:
             x = torch.randn(N, C, H, W, dtype=torch.float64, generator=gen)
             r = d.execute_script('return normAxes.normalize(...arguments)', x.flatten().tolist(), norm, [N,C,H,W], G)
-            want = reference(x, norm, G) if (m := stat_elements(norm, x.shape, G))>1 or norm=='rms' else torch.zeros_like(x)
+            want = reference(x, norm, G) if (m := C if norm=='token' else stat_elements(norm, x.shape, G))>1 or norm=='rms' else torch.zeros_like(x)
             assert_close(torch.tensor(r['y'], dtype=torch.float64).view_as(x), want, rtol=1e-9, atol=1e-9)
             assert set(r['count'])=={m} and len(r['count'])*m==x.numel()
-            assert d.execute_script('return normAxes.warning(...arguments)', norm, m)==stat_warning(norm, x.shape, G)
+            assert d.execute_script('return normAxes.warning(...arguments)', norm, m)==(stat_warning('layer', (1, C, 1, 1)) if norm=='token' else stat_warning(norm, x.shape, G))
             cases += 1
     assert cases>250
 
 def test_colours_are_the_courses(d):
     got = d.execute_script('return Object.fromEntries(Object.entries(normAxes.NORMS).map(([k,v]) => [k,v.color]))')
-    assert got=={k: NORM_COLORS[k] for k in got}
+    assert got=={k: NORM_COLORS['layer' if k=='token' else k] for k in got}
 
 def test_what_is_shown_is_normalized(d):
-    for norm in ('batch','layer','instance','group','rms'):
+    for norm in ('batch','layer','instance','group','rms','token'):
         set_to(d, norm, N=2, C=4, H=2, W=2, G=2)
         first = lambda t: torch.tensor([number(s) for s in shown(d, t, 'e.firstChild.data')]).view(2,4,2,2)
         assert_close(first('y'), reference(first('x'), norm, 2), rtol=0, atol=.0051)
