@@ -18,8 +18,9 @@ from course_lib.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSN
 
 torch.set_num_threads(1)
 OLD = tuple(int(o) for o in torch.__version__.split('.')[:2]) < (2, 12)
-pytestmark = pytest.mark.skipif(OLD, reason='the drawn corner cases crash RMSNorm and GroupNorm of torch 2.11 itself')
 EXAMPLES, LONG = int(os.environ.get('NORM_EXAMPLES', 2000)), 'NORM_EXAMPLES' in os.environ
+pytestmark = [pytest.mark.skipif(OLD, reason='the drawn corner cases crash RMSNorm and GroupNorm of torch 2.11 itself'),
+              pytest.mark.timeout(0 if LONG else 900)]
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 OURS = dict(batch=BatchNorm, instance=InstanceNorm, group=GroupNorm, layer=LayerNorm, rms=RMSNorm)
 BN = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}
