@@ -7,13 +7,14 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwa
            'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'one_line', 'culprit',
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
-           'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes', 'small_net', 'train_pairs', 'grade',
-           'curve_shape', 'compare_prediction', 'course_progress']
+           'PlainRun', 'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes', 'small_net', 'train_pairs',
+           'grade', 'curve_shape', 'compare_prediction', 'course_progress']
 
 # %% ../nbs/library/grading.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap
 import threading, time, warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 import torch, torch.nn.functional as F
 from fastcore.script import call_parse
@@ -21,7 +22,9 @@ from torch import nn, Tensor
 from . import checks
 from .checks import (Recipe, check_buffers, check_dtypes, check_gradcheck, check_gradients, check_modes,
     check_outputs, check_state_dict, normalize_as, random_affine, sample_input, share_params)
+from .datasets import EpochSampler
 from .init import shifted_relu_gain
+from .learner import Callback, CancelBatchException, CancelEpochException, CancelFitException, Learner
 
 # %% ../nbs/library/grading.ipynb #21d32293
 class TimeUp(BaseException): "Raised inside a submission that runs too long."
@@ -150,6 +153,8 @@ def is_blank(
     if isinstance(f, (tuple,list)): return len(f)>0 and any(is_blank(o) for o in f)
     if isinstance(f, dict): return len(f)>0 and any(is_blank(o) for o in f.values())
     if inspect.isclass(f):
+        if issubclass(f, Callback):
+            return all(is_blank(o) for o in vars(f).values() if inspect.isfunction(o))
         own = [o for k in ('forward','__call__') if (o := vars(f).get(k))]
         return not own if issubclass(f, nn.Module) and f.forward is nn.Module.forward else any(is_blank(o) for o in own)
     if not inspect.isfunction(f): return False
@@ -890,6 +895,207 @@ EXERCISES |= dict(
     few_values=numbers('small_batches', 'eight values, and three', 'few',
         spread8=((2/7)**.5, [(2/7, 'this is the variance of the estimate; its root is asked for'), (.5, 'n-1 degrees of freedom, not n: √(2/7)'), (8**-.5, 'that is the spread of the mean')]),
         directions=(1, [(2, 'shifting and scaling are both taken out of three'), (3, 'the output sees neither a shift nor a scale'), (0, 'that is so with two values')])))
+
+# %% ../nbs/library/grading.ipynb #fc0d0107
+READ |= dict(events=('learner', 'Events'), resume=('training', 'Checkpoints'))
+
+class CountCB(Callback):
+    "Counts the batches that were begun, by kind of pass."
+    order = -1000
+    def __init__(self):
+        self.begun = {True:0, False:0}
+    def before_batch(self, learn):
+        self.begun[learn.training] += 1
+
+def scaled_square(preds, factor):
+    "A loss that is as finite as its factor."
+    return preds.square().mean()*factor
+
+def fit_with(cls, train, valid=(), epochs=1):
+    "Weights after a fit with the submitted callback, and how many batches were begun; factors of the losses are given."
+    model = nn.Linear(4, 3)
+    nn.init.constant_(model.weight, .5)
+    nn.init.zeros_(model.bias)
+    x = torch.ones(2, 4)
+    train,valid = ([(x, torch.tensor(float(f))) for f in factors] for factors in (train, valid))
+    count = CountCB()
+    learn = Learner(model, SimpleNamespace(train=train, valid=valid), scaled_square, lr=.1, cbs=count)
+    learn.fit(epochs, cbs=cls() if cls else None)
+    return model.weight.detach(), count.begun
+
+# %% ../nbs/library/grading.ipynb #5d83c83e
+def is_callback(cls):
+    if not inspect.isclass(cls):
+        raise Miss(f'hand in the class itself, not the type {type(cls).__name__}')
+    if not issubclass(cls, Callback):
+        raise Miss('the class is not derived from Callback')
+    fit_with(cls, [1.], [1.])
+
+def ends_quietly(cls, bad=math.nan):
+    "A fit of two epochs of four batches, of which the third is bad."
+    try:
+        _,begun = fit_with(cls, [1., 1., bad, 1.], epochs=2)
+    except CancelBatchException:
+        raise Miss('CancelBatchException is raised where no batch is under way')
+    except CancelEpochException:
+        raise Miss('CancelEpochException is raised where no pass is under way')
+    except Exception as e:
+        raise Miss(f'the fit ends with {type(e).__name__}: raise CancelFitException, which ends it without an error')
+    if begun[True]==3:
+        return
+    if begun[True]<3:
+        raise Miss('it ends a fit whose losses are all finite')
+    if begun[True]==4:
+        raise Miss('it looks too late: another batch was begun, and this step spoilt the weights')
+    if begun[True]==6:
+        raise Miss('only the pass ends, and the next epoch begins: which of the three exceptions ends the fit?')
+    raise Miss('the fit goes on after it: ask in each batch whether the loss is finite, and raise CancelFitException')
+
+def counts_infinite(cls):
+    ends_quietly(cls)
+    try:
+        ends_quietly(cls, math.inf)
+    except Miss:
+        raise Miss('an infinite loss is not finite either: isfinite in place of isnan')
+
+def goes_on(cls):
+    want,_ = fit_with(None, [1., 3., .1])
+    got,begun = fit_with(cls, [1., 3., .1], [1., 1.], epochs=1)
+    if begun!={True:3, False:2}:
+        raise Miss('it ends a fit whose losses are all finite')
+    if not torch.equal(got, want):
+        raise Miss('it changes the training: the weights are others than without it')
+
+# %% ../nbs/library/grading.ipynb #b60a3231
+def in_time(cls):
+    got,begun = fit_with(cls, [1., 1., math.nan])
+    want,_ = fit_with(None, [1., 1.])
+    if not torch.equal(got, want):
+        raise Miss('too late: the step is taken, and the weights are NaN; which events come between loss and step?')
+
+def in_validation(cls):
+    _,begun = fit_with(cls, [1.], [math.nan, 1., 1.], epochs=2)
+    if begun!={True:1, False:1}:
+        raise Miss('a NaN in validation goes unseen: there is no backward and no step there; which event do both have?')
+
+EXERCISES['stop_at_nan'] = Exercise('training', 'a callback that stops at NaN', 'events', (
+    Property('a callback that joins a fit', is_callback, gate=True),
+    Property('ends the fit at a NaN, without an error', ends_quietly),
+    Property('an infinite loss as well', counts_infinite),
+    Property('the weights stay finite', in_time),
+    Property('in validation as well', in_validation),
+    Property('leaves an ordinary fit alone', goes_on)), 'class')
+
+# %% ../nbs/library/grading.ipynb #7d511db4
+class PlainRun:
+    "A run of a plain training loop: `step()` makes one step; `model`, `opt`, `sched` and `data` are its parts."
+    def __init__(self,
+        seed:int,  # of weights, dropout and the order of the data
+    ):
+        torch.manual_seed(seed)
+        self.model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(.5), nn.Linear(8, 3))
+        self.opt = torch.optim.SGD(self.model.parameters(), lr=.1, momentum=.9)
+        self.sched = torch.optim.lr_scheduler.CosineAnnealingLR(self.opt, 24)
+        self.data = EpochSampler(48, 6, seed=seed)
+        g = torch.Generator().manual_seed(0)
+        self.x,self.y = torch.randn(48, 6, generator=g),torch.randint(3, (48,), generator=g)
+
+    def step(self):
+        "One step on the next batch."
+        rows = self.data.order()[:self.data.batch_size]
+        self.opt.zero_grad()
+        F.cross_entropy(self.model(self.x[rows]), self.y[rows]).backward()
+        self.opt.step()
+        self.sched.step()
+        self.data.batch += 1
+        if self.data.batch*self.data.batch_size>=len(self.data):
+            self.data.set_epoch(self.data.epoch+1)
+
+# %% ../nbs/library/grading.ipynb #05754c97
+def after_steps(run, n):
+    "`run` after `n` steps more."
+    for _ in range(n):
+        run.step()
+    return run
+
+def resumed(pair):
+    "A run after 11 steps, another that went on from its state, and the random numbers of both."
+    if not isinstance(pair, (tuple,list)) or len(pair)!=2 or not all(map(callable, pair)):
+        raise Miss('hand in two functions: (state_of, put_back)')
+    state_of,put_back = pair
+    old,file = after_steps(PlainRun(1), 11),io.BytesIO()
+    state = state_of(old)
+    if not isinstance(state, dict):
+        raise Miss(f'state_of should return a dictionary, not the type {type(state).__name__}')
+    torch.save(state, file)
+    file.seek(0)
+    try:
+        state = torch.load(file, weights_only=True)
+    except Exception:
+        raise Miss('the state holds objects, which only a pickle can load: keep numbers, tensors and state_dicts')
+    before = torch.get_rng_state()
+    new = PlainRun(2)
+    put_back(new, state)
+    return old, new, before, torch.get_rng_state()
+
+def same_parts(of, mistake):
+    "A test that compares a part of both runs."
+    def test(pair):
+        old,new,*_ = resumed(pair)
+        try:
+            torch.testing.assert_close(of(new), of(old), rtol=0, atol=0)
+        except AssertionError:
+            raise Miss(mistake) from None
+    return test
+
+def parameters_of(run):
+    return [p.detach() for p in run.model.parameters()]
+
+def buffers_of(run):
+    return list(run.model.buffers())
+
+def velocities_of(run):
+    return [run.opt.state[p].get('momentum_buffer', torch.zeros_like(p)) for p in run.model.parameters()]
+
+def rate_of(run):
+    return [run.sched.last_epoch, run.opt.param_groups[0]['lr']]
+
+def place_of(run):
+    return list(run.data.state_dict().values())
+
+# %% ../nbs/library/grading.ipynb #41e518e8
+def same_random_numbers(pair):
+    *_,before,after = resumed(pair)
+    if not torch.equal(before, after):
+        raise Miss('dropout will drop other values: keep torch.get_rng_state(), and set it last')
+
+def saving_changes_nothing(pair):
+    looked_at = after_steps(PlainRun(1), 5)
+    pair[0](looked_at)
+    after_steps(looked_at, 5)
+    alone = after_steps(PlainRun(1), 10)
+    if any(not torch.equal(a, b) for a,b in zip(parameters_of(looked_at), parameters_of(alone))):
+        raise Miss('state_of changes the run that it looks at')
+
+def same_end(pair):
+    old,new,before,after = resumed(pair)
+    ends = []
+    for run,rng in ((old, before), (new, after)):
+        torch.set_rng_state(rng)
+        ends.append(parameters_of(after_steps(run, 13)))
+    if any(not torch.equal(a, b) for a,b in zip(*ends)):
+        raise Miss('after 13 more steps the two runs have other weights')
+
+EXERCISES['resume'] = Exercise('training', 'save a run, and go on', 'resume', (
+    Property('two functions, and a dictionary that loads', lambda pair: resumed(pair) and None, gate=True),
+    Property('the weights', same_parts(parameters_of, 'the new run keeps its own weights: model.state_dict()')),
+    Property('the running statistics', same_parts(buffers_of, "batch norm's statistics are no parameters: take the model's whole state_dict")),
+    Property('the velocities', same_parts(velocities_of, 'the optimizer starts without velocities: it has a state_dict, too')),
+    Property('the learning rate', same_parts(rate_of, 'the schedule is at another step: it has a state_dict, too')),
+    Property('the place in the data', same_parts(place_of, 'other images come next: some are seen twice, others not at all')),
+    Property('the random numbers', same_random_numbers),
+    Property('saving changes nothing', saving_changes_nothing),
+    Property('the same weights in the end', same_end)), 'two functions')
 
 # %% ../nbs/library/grading.ipynb #02fd92a6
 LEAK,SUB = .2,.3

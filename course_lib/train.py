@@ -73,7 +73,7 @@ class TrainConfig:
 def normalize_cb(
     dd, # `DatasetDict` whose first split is trained on
 )->BatchTransformCB: # subtracts the mean of all training pixels and divides by their standard deviation
-    "What `DataLoaders.in_memory` does by itself, for a loader that streams."
+    "What the loader in memory does by itself, for one that streams."
     mean,std = pixel_stats(pixels(list(dd.values())[0]))
     return BatchTransformCB(lambda b: ((b[0]-mean)/std, *b[1:]))
 

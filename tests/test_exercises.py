@@ -180,9 +180,23 @@ def Sub(net):
             nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
             nn.init.zeros_(m.bias)
 '''
+STOP = '''
+from course_lib.learner import Callback, CancelBatchException, CancelEpochException, CancelFitException
+class Sub(Callback):
+    def after_loss(self, learn):
+        if not torch.isfinite(learn.loss): raise CancelFitException
+'''
+RESUME = '''
+PARTS = 'model', 'opt', 'sched', 'data'
+def state_of(run): return {k: getattr(run, k).state_dict() for k in PARTS} | dict(rng=torch.get_rng_state())
+def put_back(run, state):
+    for k in PARTS: getattr(run, k).load_state_dict(state[k])
+    torch.set_rng_state(state['rng'])
+Sub = state_of, put_back
+'''
 RIGHT = dict(batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
     standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_shifted=INIT, lsuv=LSUV, builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
-    batch_renorm=RENORM, train_by_init=RESCUE)
+    batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
 
 def submission(src):
     ns = dict(torch=torch, nn=nn, F=F, math=math, time=time, sys=sys, shifted_relu_gain=shifted_relu_gain)
@@ -299,6 +313,18 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('batch_renorm', 'std.lerp(s.detach(), self.momentum)', '(std**2).lerp(s.detach()**2, self.momentum).sqrt()', 'variance is moved'),
     ('train_by_init', "nonlinearity='relu'", "nonlinearity='linear'", 'vanishes'), ('train_by_init', 'nn.init.kaiming_normal_(m.weight', 'nn.init.kaiming_normal_(m.bias[None]', 'explodes'),
     ('train_by_init', 'def Sub(net):', 'def Sub(net):\n    net[1] = nn.BatchNorm1d(32)', 'no longer the same'),
+    ('stop_at_nan', 'after_loss', 'after_batch', 'too late'), ('stop_at_nan', 'after_loss', 'after_backward', 'in validation goes unseen'),
+    ('stop_at_nan', 'raise CancelFit', 'raise CancelEpoch', 'the next epoch begins'), ('stop_at_nan', 'raise CancelFit', 'raise CancelBatch', 'goes on after it'),
+    ('stop_at_nan', 'not torch.isfinite', 'torch.isnan', 'isfinite in place of isnan'), ('stop_at_nan', 'raise CancelFitException', 'raise ValueError', 'ends with ValueError'),
+    ('stop_at_nan', 'not torch.isfinite(learn.loss)', 'learn.loss>0', 'losses are all finite'), ('stop_at_nan', 'class Sub(Callback)', 'class Sub', 'not derived from Callback'),
+    ('stop_at_nan', 'if not torch', 'learn.loss = 2*learn.loss\n        if not torch', 'it changes the training'),
+    ('stop_at_nan', 'after_loss(self, learn):', 'before_batch(self, learn):\n        if not hasattr(learn, "loss"): return', 'another batch was begun'),
+    ('resume', "'model', 'opt'", "'opt'", 'keeps its own weights'), ('resume', "'opt', ", '', 'without velocities'), ('resume', "'sched', ", '', 'the schedule is at another step'),
+    ('resume', ", 'data'", '', 'other images come next'), ('resume', "    torch.set_rng_state(state['rng'])\n", '', 'dropout will drop other values'),
+    ('resume', 'getattr(run, k).load_state_dict(state[k])', "run.model.load_state_dict({n: v for n,v in state[k].items() if 'running' not in n}, strict=False) if k=='model' else getattr(run, k).load_state_dict(state[k])", 'statistics are no parameters'),
+    ('resume', 'getattr(run, k).state_dict()', 'getattr(run, k)', 'holds objects'), ('resume', 'return {', 'run.model.eval(); return {', 'changes the run that it looks at'),
+    ('resume', "    torch.set_rng_state(state['rng'])", "    torch.set_rng_state(state['rng'])\n    run.model.eval()", 'other weights'),
+    ('resume', 'Sub = state_of, put_back', 'Sub = state_of', 'hand in two functions'), ('resume', 'return {', '{', 'not the type NoneType'),
 ]
 WRONG_NUMBERS = [('scale50', .01, 'standard deviation is 1/√n'), ('gain_abs', 2**.5, 'gain of ReLU'), ('zero_mean_relu', .8, 'E|z|'), ('lost_variance', .34, 'mean square'),
     ('scale50', 'a tenth', 'a number is wanted'), ('scale50', .3, 'too large'), ('bn_parameters', dict(learned=64, kept=128, values=3136), 'a weight and a bias'),

@@ -145,7 +145,7 @@ def citation(root, pages, cfg):
 
 
 # The figures that the course is introduced with: (page, label). Pictures and captions are those saved on the pages.
-HIGHLIGHTS = [('04_init_in_practice.ipynb', 'fig-table'), ('library/checks.ipynb', 'fig-detached'), ('11_small_batch.ipynb', 'fig-onepixel')]
+HIGHLIGHTS = [('04_init_in_practice.ipynb', 'fig-table'), ('07_batchnorm.ipynb', 'fig-weight-scale'), ('11_small_batch.ipynb', 'fig-onepixel')]
 
 def highlights(pages):
     "(page, label, caption, alt text, PNG) of the figures that the course is introduced with, as far as they are saved"
