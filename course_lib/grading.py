@@ -180,8 +180,9 @@ READ = dict(
     shifted=('init', 'A shifted ReLU'), fifty=('init', 'Fifty matrix products'),
     step=('lsuv', 'One step is exact'), pass_=('lsuv', 'All layers in one pass'), attempt=('lsuv', 'A first attempt'),
     check=('checks', 'All checks at once'), state=('checks', 'Saving and loading'), dtypes=('checks', 'Dtypes'),
-    outputs=('checks', 'Outputs'), switch=('checks', 'Modes'), biased=('signal', 'Biased or unbiased?'),
-    short=('signal', 'The short formula, and where it breaks'), pearson=('signal', 'Covariance and correlation'),
+    outputs=('checks', 'Outputs'), switch=('checks', 'Modes'), biased=('batchnorm', 'Two variances, once and for all'),
+    short=('runningbatchnorm', 'Merging without cancellation'), pearson=('signal', 'Together or not?'),
+    products=('signal', 'A sum of products'),
     freeze=('convert', 'Freezing'), convert=('convert', 'Converting'),
     bias=('models', 'A convolution that drops its bias'), relu=('models', 'An activation that can be shifted'),
     block=('models', 'A residual block that adds up'), dead=('activations', 'What to keep'),
@@ -1205,6 +1206,40 @@ def leaves_order(f):
 EXERCISES['lsuv'] = Exercise('lsuv', 'layer-sequential unit variance', 'step', (Property('runs, also on a layer without bias', runs_lsuv, gate=True),
     Property('standard deviation 1 in every layer', unit_std), Property('mean 0 where there is a bias', zero_mean),
     Property('stops after max_iter rounds', has_cap, 'pass_'), Property('survives a dead layer', survives_dead), Property('leaves the network in order', leaves_order)))
+
+# %% ../nbs/library/grading.ipynb #d18aea29
+def survives_twenty(scale):
+    "Raise a `Miss` unless weights of this standard deviation carry a signal through twenty layers of 128 units and ReLUs."
+    try:
+        scale = float(scale)
+    except (TypeError, ValueError):
+        raise Miss(f'a number is wanted, not the type {type(scale).__name__}')
+    if not 0 < scale < math.inf:
+        raise Miss('a standard deviation is a number above 0')
+    left = 10**min(300., 19*math.log10(8*scale))
+    if 1/30 < left < 30:
+        return
+    what = f'after twenty layers the signal of the first is multiplied by {left:.1g}: '
+    if abs(scale*128**.5-1) < .02:
+        raise Miss(what + '1/√128 would do, if no ReLU set half of the numbers to zero')
+    if abs(scale*128-1) < .02:
+        raise Miss(what + 'numbers of either sign mostly cancel, so a sum of 128 is far from 128 times as large')
+    raise Miss(what + ('it vanishes, the weights are too small' if left < 1 else 'it explodes, the weights are too large'))
+
+EXERCISES |= dict(
+    rescue=Exercise('init', 'a scale that rescues twenty layers', 'gain', (
+        Property('the signal neither vanishes nor explodes', survives_twenty),), 'number'),
+    products=numbers('init', 'three numbers about sums of products', 'products',
+        offset=(1000**-.5, [
+            (.1, 'this is for inputs of mean 0: what counts is their mean square, mean included'),
+            (.001, 'this is the variance of a weight; its root is asked for'),
+            (1/30, 'the mean square is the square of the mean plus the variance')]),
+        uniform=(.03**.5, [
+            (.1, 'numbers from -a to a are not a apart from 0 but less: their variance is a²/3'),
+            (.03, 'this is the square of the bound'), (.1/3**.5, 'the variance is a²/3, so a is larger than the standard deviation')]),
+        grown=(1.05**50, [
+            (3.5, 'factors of fifty layers multiply, they do not add'), (1.05**100, 'this is the factor of the mean square'),
+            (1.05, 'this is one layer')])))
 
 # %% ../nbs/library/grading.ipynb #4fd6c903
 def running(C, n=3, momentum=.01): return C(n, eps=1e-5, momentum=momentum)

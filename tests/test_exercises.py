@@ -351,6 +351,13 @@ def test_planted(i, capsys):
     check_report(out, said)
     assert not re.search(r'^    .*…$', out, re.M), f'an explanation is cut off:\n{out}'
 
+WRONG_NUMBERS += [
+    ('rescue', .051, 'it vanishes'), ('rescue', 1., 'it explodes'), ('rescue', .25, 'it explodes'), ('rescue', 128**-.5, 'no ReLU set half'),
+    ('rescue', 1/128, 'mostly cancel'), ('rescue', 0., 'above 0'), ('rescue', 'large', 'a number is wanted'),
+    ('products', dict(offset=.1, uniform=.03**.5, grown=1.05**50), 'mean included'),
+    ('products', dict(offset=1000**-.5, uniform=.1, grown=1.05**50), 'their variance is'),
+    ('products', dict(offset=1000**-.5, uniform=.03**.5, grown=3.5), 'multiply, they do not add')]
+
 @pytest.mark.parametrize('name, value, said', WRONG_NUMBERS)
 def test_wrong_number(name, value, said, capsys):
     assert not grade(name, value)

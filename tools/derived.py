@@ -20,7 +20,7 @@ LICENCES = {'apache2': 'Apache-2.0', 'mit': 'MIT'}
 def _parsed(text): return yaml.safe_load(text)
 
 def order(root):
-    "tools/order.yml: lessons, exercises, play, library, was"
+    "tools/order.yml: lessons, short, exercises, play, library, was"
     return _parsed((Path(root)/ORDER).read_text(encoding='utf-8'))
 
 def parts(root):
@@ -145,7 +145,7 @@ def citation(root, pages, cfg):
 
 
 # The figures that the course is introduced with: (page, label). Pictures and captions are those saved on the pages.
-HIGHLIGHTS = [('04_init_in_practice.ipynb', 'fig-table'), ('07_batchnorm.ipynb', 'fig-weight-scale'), ('11_small_batch.ipynb', 'fig-onepixel')]
+HIGHLIGHTS = [('01_start.ipynb', 'fig-start-signal'), ('06_layernorm.ipynb', 'fig-fog'), ('09_runningbatchnorm.ipynb', 'fig-pairs')]
 
 def highlights(pages):
     "(page, label, caption, alt text, PNG) of the figures that the course is introduced with, as far as they are saved"
@@ -239,6 +239,7 @@ def needs(root, pages):
 def lesson_tables(root, pages, folder=''):
     "The lessons by part (claim, minutes to read, lessons they need), then the library"
     here, on, out = {p.name: p for p in pages}, needs(root, pages), ['<!-- lessons -->']
+    short = {f'{n}.ipynb' for n in order(root).get('short', ())}
     for part, names in parts(root).items():
         rows = []
         for n in names:
@@ -246,12 +247,23 @@ def lesson_tables(root, pages, folder=''):
             if not title or not claim: continue
             if n in on:
                 links = ', '.join(f'[{number_of(o)}]({folder}{o})' for o in on[n])
-                rows.append(f'| {number_of(n)} | [{title}]({folder}{n})<br>{claim} | {minutes(here[n])} | {links} |')
+                link = f'**[{title}]({folder}{n})**' if n in short else f'[{title}]({folder}{n})'
+                rows.append(f'| {number_of(n)} | {link}<br>{claim} | {minutes(here[n])} | {links} |')
             elif part==LIBRARY: rows.append(f'| `{here[n].module}` | [{title}]({folder}{n})<br>{claim} |')
         if rows and part==LIBRARY: out += ['', '### The library', '', 'How the course is built, to be looked up.', '',
                                            '| module | page |', '|---|---------|', *rows]
         elif rows: out += ['', f'### {part}', '', '| | lesson | min | needs |', '|--|--------------------------|--|---|', *rows]
     return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
+
+def short_path(root, pages):
+    "The few lessons that tell the story, with the minutes that the table gives them"
+    here = {p.name: p for p in pages}
+    named = [f'{n}.ipynb' for n in order(root).get('short', ()) if f'{n}.ipynb' in here]
+    links = [f'[{title_of(root, n, pages)[0]}]({n})' for n in named]
+    if not links: return '<!-- short -->'
+    total = sum(minutes(here[n]) for n in named)
+    return (f'<!-- short -->\n\n**Short of time?** These lessons tell the story: {", ".join(links[:-1])} and {links[-1]}. '
+            f'Reading them takes about {total} minutes. In the table they are bold.')
 
 def module_imports(root):
     "{module: modules of the course that it imports}, without those inside functions"
@@ -300,4 +312,4 @@ def derived(root, pages, cfg):
     for _,label,_,_,png in highlights(pages): yield f'nbs/images/{label}.png', png
 
 # what the landing page says that the pages know: first line of the cell -> its text
-CELLS = {'<!-- lessons -->': lesson_tables, '<!-- highlights -->': highlight_cell}
+CELLS = {'<!-- lessons -->': lesson_tables, '<!-- highlights -->': highlight_cell, '<!-- short -->': short_path}
