@@ -1,4 +1,4 @@
-"The figures to play with, fifty layers and two values, in a real browser: their numbers are the library's, and keys work."
+"Fifty layers and two values, the figures to play with, in a real browser: right numbers, keys that work."
 
 import itertools, math, re
 
@@ -127,7 +127,8 @@ def test_values_are_batch_norms(values, n, side, momentum):
         out = norm(x.view(n, 1, side, side)).flatten()
         if y:
             assert_close(torch.tensor(y, dtype=torch.float64), out.detach(), rtol=1e-9, atol=1e-9)
-        assert_close(torch.tensor([mean, variance]).double(), torch.cat([norm.running_mean, norm.running_var]), rtol=1e-6, atol=1e-6)
+        right = torch.cat([norm.running_mean, norm.running_var])
+        assert_close(torch.tensor([mean, variance]).double(), right, rtol=1e-6, atol=1e-6)
     assert abs(torch.tensor(batches).mean() - 1) < 0.4 and abs(torch.tensor(batches).std() - 2) < 0.3
 
 
@@ -166,7 +167,8 @@ def test_phone(tmp_path, name, dark):
     with B.browser(375, 800, dark) as d:
         d.get(page(tmp_path, name, 'dark' if dark else 'light'))
         assert d.execute_script('return document.documentElement.scrollWidth') <= 375
-        low = d.find_elements('css selector', f'#play-{name} button, #play-{name} .kinds label, #play-{name} input[type=range]')
+        touched = 'button', '.kinds label', 'input[type=range]'
+        low = d.find_elements('css selector', ', '.join(f'#play-{name} {o}' for o in touched))
         assert min(e.size['height'] for e in low) >= 24  # WCAG 2.2, 2.5.8
         assert not [e for e in d.get_log('browser') if e['level'] == 'SEVERE']
     assert not re.search(r'https?://|src=|import\(|fetch\(', figure(name))

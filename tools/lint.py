@@ -237,7 +237,7 @@ def rule_order(root=ROOT):
     numbers = [number_of(n) for n in lessons(root)]
     if numbers != sorted(set(numbers)): yield f'{ORDER}: the numbers of the lessons do not rise'
 
-MENTION = re.compile(r'(?<!fast\.ai 2019, )(?<!part 2\*, )\b([Ll]essons?|[Pp]ages?|[Nn]otebooks?) (\d\d?[a-d]?)\b(?! [a-z]*(images|cells|lines|bytes))')
+MENTION = re.compile(r'(?<!fast\.ai 2019, )(?<!part2\), )(?<!part 2\*, )(?<!Part 2, )\b([Ll]essons?|[Pp]ages?|[Nn]otebooks?) (\d\d?[a-d]?)\b(?! [a-z]*(images|cells|lines|bytes))')
 NUMBERED = re.compile(r'\b(\d\d[a-d]?)_([a-z]\w*)\.(ipynb|html)\b')
 
 def stale_numbers(text, root=ROOT):

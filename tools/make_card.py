@@ -1,4 +1,4 @@
-"The picture that is shown where a page of the site is shared, and the icon of its tab: `python tools/make_card.py` writes them."
+"The picture of a shared link and the icon of the tab: `python tools/make_card.py` writes them."
 import sys
 from pathlib import Path
 
