@@ -36,7 +36,7 @@ def gain(
     mean_square = gauss_mean(lambda z: f(std[...,None]*z).square())
     return std/mean_square.sqrt()
 
-# %% ../nbs/03_init.ipynb #init65
+# %% ../nbs/03_init.ipynb #init66
 @torch.no_grad()
 def init_weights(
     m:nn.Module,         # changed if it is linear, a convolution or a transposed convolution
