@@ -15,7 +15,7 @@ from torch import nn, Tensor
 from .activations import WEIGHTED
 from .weights import as_func, fans, scale_branches, set_weight  # noqa: F401
 
-# %% ../nbs/03_init.ipynb #init36
+# %% ../nbs/03_init.ipynb #init35
 @torch.no_grad()
 def gauss_mean(
     f,      # function of a float64 tensor, applied elementwise
@@ -25,7 +25,7 @@ def gauss_mean(
     density = torch.exp(-z**2/2)/math.sqrt(2*math.pi)
     return torch.trapezoid(f(z)*density, z)
 
-# %% ../nbs/03_init.ipynb #init37
+# %% ../nbs/03_init.ipynb #init36
 def gain(
     f,       # activation: name, function, module or class of modules, see `as_func`
     std=1.,  # of the layer's output that shall reproduce itself: a float, or a tensor (k,)
@@ -36,7 +36,7 @@ def gain(
     mean_square = gauss_mean(lambda z: f(std[...,None]*z).square())
     return std/mean_square.sqrt()
 
-# %% ../nbs/03_init.ipynb #init66
+# %% ../nbs/03_init.ipynb #init65
 @torch.no_grad()
 def init_weights(
     m:nn.Module,         # changed if it is linear, a convolution or a transposed convolution
