@@ -768,8 +768,8 @@ EXERCISES |= dict(
                    (1., 'at 0 GELU is a straight line, but not that of slope 1'), (4., 'this makes up for the mean square; the gain is its root')]),
         one=(1.5335, [(1.7009, 'this is one over the standard deviation; the law has the mean square'), (.4252, 'this is the mean square; the gain is one over its root'),
                       (2.3518, 'this is one over the mean square: a root is missing'), (.6521, 'this is what is left; the gain makes up for it'),
-                      (2**.5, 'this is the gain of a ReLU; GELU is below it everywhere in the middle')], .004),
-        huge=(2**.5, [(1., 'half of the numbers are still lost'), (2., 'this is what the variance of the weights needs'), (1.5335, 'that is at size 1; far away the corner looks sharp')], .004)),
+                      (2**.5, 'this is the gain of a ReLU; GELU is below it everywhere in the middle')]),
+        huge=(2**.5, [(1., 'half of the numbers are still lost'), (2., 'this is what the variance of the weights needs'), (1.5335, 'that is at size 1; far away the corner looks sharp')])),
     offset_input=number('init', 'inputs with a mean', 'law', .02, [
         (.025, 'this uses the variance of the inputs; the law has their mean square, so a mean counts'), (.0004, 'this is the variance of the weights; its root is asked for'),
         (1/30, 'this uses the mean alone; add the variance'), (.1, 'this is 1/√n, for inputs of mean square 1'), (.2, 'one over the size of the inputs; but a hundred of them add up')]),
@@ -782,7 +782,7 @@ EXERCISES |= dict(
                       (72, 'that is fan-in; each group has 16 output channels'), (4, 'each of them in 16 channels'), (288, 'that is what the stride alone would ask: and the groups?')])),
     tanh_back=number('init', "the gain that keeps tanh's gradient", 'back', 1.4673, [
         (1.5925, 'this keeps the signal; the gradient is multiplied by the slope of tanh, not by tanh'), (1.651, 'this is one over the mean slope; the mean square of it counts'),
-        (.4645, 'this is the mean square of the slope; the gain is one over its root'), (2.153, 'this is one over the mean square: a root is missing'), (5/3, "this is PyTorch's number, for the signal")], .004))
+        (.4645, 'this is the mean square of the slope; the gain is one over its root'), (2.153, 'this is one over the mean square: a root is missing'), (5/3, "this is PyTorch's number, for the signal")]))
 
 # %% ../nbs/library/grading.ipynb #8515606f
 EXERCISES |= dict(

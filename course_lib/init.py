@@ -51,7 +51,8 @@ def init_weights(
     fan_in, fan_out = fans(m)
     count = dict(fan_in=fan_in, fan_out=fan_out, fan_avg=(fan_in+fan_out)/2).get(mode)
     if count is None:
-        raise ValueError(f"init_weights: mode must be 'fan_in', 'fan_out' or 'fan_avg', not {mode!r}")
+        raise ValueError("init_weights: mode must be 'fan_in', 'fan_out' or 'fan_avg', "
+                         f'not {mode!r}')
     factor = math.sqrt(2/(1+leaky**2)) if nonlinearity is None else gain(nonlinearity).item()
     std = factor/math.sqrt(count)
     weight = torch.empty_like(m.weight)
