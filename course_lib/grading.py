@@ -7,8 +7,9 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwa
            'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'one_line', 'culprit',
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
-           'PlainRun', 'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes', 'small_net', 'train_pairs',
-           'grade', 'curve_shape', 'compare_prediction', 'course_progress']
+           'PlainRun', 'sample_images', 'collapsed_net', 'train_sample', 'show_bug', 'clusters', 'diverging_net',
+           'train_clusters', 'stripes', 'small_net', 'train_pairs', 'grade', 'curve_shape', 'compare_prediction',
+           'course_progress']
 
 # %% ../nbs/library/grading.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap
@@ -22,8 +23,8 @@ from torch import nn, Tensor
 from . import checks
 from .checks import (Recipe, check_buffers, check_dtypes, check_gradcheck, check_gradients, check_modes,
     check_outputs, check_state_dict, normalize_as, random_affine, sample_input, share_params)
-from .datasets import EpochSampler
-from .init import shifted_relu_gain
+from .datasets import EpochSampler, from_sample, pixels
+from .init import gain
 from .learner import Callback, CancelBatchException, CancelEpochException, CancelFitException, Learner
 
 # %% ../nbs/library/grading.ipynb #21d32293
@@ -176,8 +177,8 @@ READ = dict(
     pool=('runningbatchnorm', 'Merging without cancellation'), memory=('runningbatchnorm', 'How long does it remember?'),
     share=('runningbatchnorm', 'The gradient of one share'), published=('runningbatchnorm', 'The layer as published'),
     two=('runningbatchnorm', 'Two images at a time'), relatives=('runningbatchnorm', 'Relatives'),
-    fan=('init', 'Xavier: where $1/\\sqrt n$ comes from'), gain=('init', 'Kaiming: what an activation takes away'),
-    shifted=('init', 'A shifted ReLU'), fifty=('init', 'Fifty matrix products'),
+    alike=('init', 'Why random at all?'), law=('init', 'Fifty layers, no activation'), back=('init', 'Xavier: there is a way back'), gain=('init', 'What a ReLU takes'),
+    any_gain=('init', 'The gain of any activation'), fans=('weights', 'Fans'),
     step=('lsuv', 'One step is exact'), pass_=('lsuv', 'All layers in one pass'), attempt=('lsuv', 'A first attempt'),
     check=('checks', 'All checks at once'), state=('checks', 'Saving and loading'), dtypes=('checks', 'Dtypes'),
     outputs=('checks', 'Outputs'), switch=('checks', 'Modes'), biased=('batchnorm', 'Two variances, once and for all'),
@@ -764,16 +765,30 @@ def number(
     return Exercise(page, task, read, (Property('the right number', is_number(truth, wrong, tol)),), 'number')
 
 EXERCISES |= dict(
-    scale50=number('init', 'a scale that survives 50 products', 'fan', .1, [
-        (.01, 'the variance of a weight is 1/n, so its standard deviation is 1/√n'), (10, 'this is √n: the weights have to shrink'),
-        (.1*2**.5, '√(2/n) makes up for a ReLU, and there is none here')]),
-    gain_abs=number('init', 'the gain of |x|', 'gain', 1., [(2**.5, 'this is the gain of ReLU; |x| does not throw half of the values away'),
-        ((1-2/math.pi)**-.5, 'this keeps the variance; the next layer is moved by E[f(z)²], mean included')]),
-    zero_mean_relu=number('init', 'the shift that centers a ReLU', 'shifted', (2*math.pi)**-.5, [
-        ((2/math.pi)**.5, 'this is E|z|; a ReLU keeps only half of it'), (.5, 'half of the values survive, but their mean is not 1')]),
-    lost_variance=number('init', 'what one ReLU takes away', 'gain', .5, [
-        ((1-1/math.pi)/2, 'this is the variance after the ReLU; the next layer multiplies by weights of mean 0, so the mean square counts'),
-        (2**-.5, 'this is the factor of the root mean square, not of the mean square')]))
+    gain_relu=number('init', 'the factor of a ReLU', 'law', 2**.5, [
+        (((1-1/math.pi)/2)**-.5, 'this keeps the variance, and explodes as above: compare with what the law has on its right side'),
+        (2., 'this is for the variance of the weights; asked for is their standard deviation'), (2**-.5, 'the signal shrinks, so the weights have to grow'),
+        (.5, 'this is the share that is left of the mean square; which weights make up for it?'), ((2*math.pi)**.5, 'this is one over the mean; the law has squares')]),
+    gain_gelu=numbers('init', 'the gain of GELU at three sizes', 'any_gain',
+        tiny=(2., [(.5, 'this is the slope of GELU at 0: what do weights need that make up for it?'), (2**.5, 'a ReLU has a corner at 0; GELU is smooth there, with half the slope'),
+                   (1., 'at 0 GELU is a straight line, but not that of slope 1'), (4., 'this makes up for the mean square; the gain is its root')]),
+        one=(1.5335, [(1.7009, 'this is one over the standard deviation; the law has the mean square'), (.4252, 'this is the mean square; the gain is one over its root'),
+                      (2.3518, 'this is one over the mean square: a root is missing'), (.6521, 'this is what is left; the gain makes up for it'),
+                      (2**.5, 'this is the gain of a ReLU; GELU is below it everywhere in the middle')]),
+        huge=(2**.5, [(1., 'half of the numbers are still lost'), (2., 'this is what the variance of the weights needs'), (1.5335, 'that is at size 1; far away the corner looks sharp')])),
+    offset_input=number('init', 'inputs with a mean', 'law', .02, [
+        (.025, 'this uses the variance of the inputs; the law has their mean square, so a mean counts'), (.0004, 'this is the variance of the weights; its root is asked for'),
+        (1/30, 'this uses the mean alone; add the variance'), (.1, 'this is 1/√n, for inputs of mean square 1'), (.2, 'one over the size of the inputs; but a hundred of them add up')]),
+    gain_dropout=number('init', 'a ReLU behind dropout', 'gain', 1.6**.5, [
+        (2**.5, 'dropout keeps the mean, but the law asks for the mean square'), (2.5**.5, 'the wrong way round: does the mean square grow or shrink?'),
+        (1.6, 'this is for the variance; the gain is its root'), (2**.5*.8, 'the survivors are squared after they are divided by .8')]),
+    fan_counts=numbers('init', 'the fans of a strided, grouped convolution', 'fans',
+        fan_in=(72, [(8, 'each input channel is seen through nine taps'), (288, 'with four groups an output sees a quarter of the input channels'), (9, 'an output sums over channels, too')]),
+        fan_out=(36, [(144, 'with stride 2 an input pixel is under a quarter of the windows'), (576, 'groups and stride both count'), (16, 'that is without the taps: nine of them, a quarter of the windows'),
+                      (72, 'that is fan-in; each group has 16 output channels'), (4, 'each of them in 16 channels'), (288, 'that is what the stride alone would ask: and the groups?')])),
+    tanh_back=number('init', "the gain that keeps tanh's gradient", 'back', 1.4673, [
+        (1.5925, 'this keeps the signal; the gradient is multiplied by the slope of tanh, not by tanh'), (1.651, 'this is one over the mean slope; the mean square of it counts'),
+        (.4645, 'this is the mean square of the slope; the gain is one over its root'), (2.153, 'this is one over the mean square: a root is missing'), (5/3, "this is PyTorch's number, for the signal")]))
 
 # %% ../nbs/library/grading.ipynb #8515606f
 EXERCISES |= dict(
@@ -875,11 +890,7 @@ EXERCISES |= dict(
         small=(.1/8, [(.1/64, 'variances are divided by B, standard deviations by its root'), (.1, 'that is the spread of single images'), (.1/(64*784)**.5, 'the pixels of an image are not independent: the images count')]),
         whole=(0., [(.1/60000**.5, 'that would be so if images could be drawn twice; without replacement the batch is the whole set'), (.1, 'that is the spread of single images')], 1e-5)),
     last_rate=number('training', 'the last step of a schedule', 'schedule', .01, [
-        (0., 'position 1 is never used: it would be a step of length 0'), (.99, 'it falls: at position .99 it has gone 99 % of the way to 0'), (1/99, 'the positions are 0, 1/100, ... 99/100')], .001),
-    best_divisor=number('init', 'the divisor with the least error', 'biased', 5, [
-        (3, 'n-1 is right on average, but it scatters more'), (4, 'n scatters less than n-1; go on in this direction'), (6, 'too far: the bias now outweighs what the scatter loses')]),
-    all_dead=number('init', 'a whole layer dead by chance', 'units', .25**8, [
-        (.75**8, 'this is the probability that none is dead'), (2., 'this is how many are dead on average; probabilities of independent events are multiplied'), (1-.75**8, 'this is the probability that at least one is dead')]))
+        (0., 'position 1 is never used: it would be a step of length 0'), (.99, 'it falls: at position .99 it has gone 99 % of the way to 0'), (1/99, 'the positions are 0, 1/100, ... 99/100')], .001))
 
 # %% ../nbs/library/grading.ipynb #a5lessons
 EXERCISES |= dict(
@@ -1099,45 +1110,149 @@ EXERCISES['resume'] = Exercise('training', 'save a run, and go on', 'resume', (
     Property('the same weights in the end', same_end)), 'two functions')
 
 # %% ../nbs/library/grading.ipynb #02fd92a6
-LEAK,SUB = .2,.3
+def flat_leak(x):
+    "A leaky ReLU that lets three tenths through."
+    return F.leaky_relu(x, .3)
 
 def filled(f):
-    "A linear layer and a convolution that `f` has initialized, each with its fan in and fan out."
-    for m,i,o in ((nn.Linear(300, 700), 300, 700), (nn.Conv2d(24, 40, 5), 600, 1000)):
-        torch.manual_seed(0)
-        m.bias.data.fill_(3.)
-        w = m.weight
-        f(m, LEAK, SUB)
-        if m.weight is not w: raise Miss('it replaces the Parameter, which an optimizer may already hold: fill it in place under no_grad')
-        yield m,i,o
+    "Linear layers and convolutions that `f` has initialized for an activation, each with its fan in and fan out."
+    for act in (flat_leak, torch.sin):
+        for m,i,o in ((nn.Linear(300, 700), 300, 700), (nn.Conv2d(24, 40, 5), 600, 1000)):
+            torch.manual_seed(0)
+            m.bias.data.fill_(3.)
+            w = m.weight
+            f(m, act)
+            if m.weight is not w:
+                raise Miss('it replaces the Parameter, which an optimizer may already hold: fill it in place under no_grad')
+            yield m,i,o,act
 
-def runs_init(f): list(filled(f))
+def runs_init(f):
+    list(filled(f))
+
 def zero_bias(f):
-    for m,*_ in filled(f):
-        if m.bias.any(): raise Miss('the bias is left as it was: set it to zero')
+    if any(m.bias.any() for m,*_ in filled(f)):
+        raise Miss('the bias is left as it was: set it to zero')
 
 def right_scale(f):
-    for m,i,o in filled(f):
-        std,g,taps = m.weight.std().item(),shifted_relu_gain(LEAK, SUB),i//m.weight.shape[1]
-        plain,relu = (2/(1+LEAK**2))**.5,2**.5
-        guess = {f'fan out in place of fan in ({o} in place of {i})':g/o**.5, 'the shift is forgotten: this is the gain of a leaky ReLU without it':plain/i**.5,
-            'this is the gain of a plain ReLU':relu/i**.5, 'a variance in place of a standard deviation: the square root is missing':g*g/i,
-            'a fan of a convolution counts its taps, too: in_channels times kernel height times width':g/(i/taps)**.5, 'the gain is missing':i**-.5}
-        if abs(std*i**.5/g-1)<.03: continue
+    z = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
+    for m,i,o,act in filled(f):
+        std,g,taps = m.weight.std().item(),gain(act).item(),i//m.weight.shape[1]
+        guess = {f'fan out in place of fan in ({o} in place of {i})':g/o**.5,
+            'this keeps the variance after the activation: the law asks for the mean square':1/(act(z).std().item()*i**.5),
+            'this is the gain of a plain ReLU: f is another function':(2/i)**.5,
+            'a variance in place of a standard deviation: the square root is missing':g*g/i,
+            'a fan of a convolution counts its taps, too: in_channels times kernel height times width':g/(i/taps)**.5,
+            'the weights are as if there were no activation: f is not used':i**-.5,
+            'these are the weights that PyTorch starts with':(3*i)**-.5}
+        if abs(std*i**.5/g-1)<.03:
+            continue
         why = [k for k,v in guess.items() if abs(std/v-1)<.02]
-        raise Miss(*(why[:1] or [f'the weight of {m} has std {std:.4f} in place of {g/i**.5:.4f}']))
+        raise Miss(*(why[:1] or [f'in front of the layer stands {act.__name__}: its weight has std {std:.4f} in place of {g/i**.5:.4f}']))
 
 # %% ../nbs/library/grading.ipynb #6c19aee6
 def stays(f):
     torch.manual_seed(0)
     layers = [nn.Linear(256, 256) for _ in range(30)]
     x = torch.randn(256, 256)
-    for m in layers: f(m, .1, .4)
-    for m in layers: x = m(F.leaky_relu(x, .1)-.4)
-    if not .4<x.std()<2.5: raise Miss(f'after 30 layers with leak .1 and shift .4 the standard deviation is {x.std():.2g}')
+    for m in layers:
+        f(m, torch.sin)
+    for m in layers:
+        x = m(torch.sin(x))
+    if not .6<x.std()<1.6:
+        raise Miss(f'after 30 layers, each behind a sine, the standard deviation is {x.std():.2g}')
 
-EXERCISES['init_shifted'] = Exercise('init', 'initialize for a shifted leaky ReLU', 'shifted', (Property('can be called', runs_init, gate=True),
+EXERCISES['init_any'] = Exercise('init', 'initialize for any activation', 'any_gain', (Property('can be called', runs_init, gate=True),
     Property('weights of the right size', right_scale), Property('zero bias', zero_bias), Property('30 layers keep their size', stays)))
+
+# %% ../nbs/library/grading.ipynb #rescue-data
+@functools.cache
+def sample_images(
+    n:int=3000,  # training images
+)->tuple:        # x, y of the training images, x, y of 1,000 test images; x of mean 0, std 1, shape (n, 784)
+    "The first images of the sample that ships with the course."
+    data,res = from_sample('fashion_mnist'),[]
+    for split,size in dict(train=n, test=1000).items():
+        part = data[split].select(range(size))
+        res += [pixels(part).flatten(1).float()/255, torch.tensor(part.with_format(None)['label'][:])]
+    x,y,x_test,y_test = res
+    mean,std = x.mean(),x.std()
+    return (x-mean)/std, y, (x_test-mean)/std, y_test
+
+# %% ../nbs/library/grading.ipynb #rescue-net
+def collapsed_net(
+    seed:int=0,  # of its weights
+)->nn.Sequential:  # takes (n, 784), gives (n, 10)
+    "Twenty linear layers of 64 units with softsign, as PyTorch initializes them."
+    torch.manual_seed(seed)
+    layers,n_in = [],784
+    for _ in range(20):
+        layers += [nn.Linear(n_in, 64), nn.Softsign()]
+        n_in = 64
+    return nn.Sequential(*layers, nn.Linear(64, 10))
+
+def train_sample(
+    net,            # as from `collapsed_net`; trained
+    seed:int=0,     # of the order of the images
+    lr:float=.01,   # learning rate, with momentum 0.9
+    steps:int=94,   # batches of 64
+)->float:           # accuracy on 1,000 test images
+    "Train on the sample."
+    x,y,x_test,y_test = sample_images()
+    order = torch.Generator().manual_seed(seed)
+    opt = torch.optim.SGD(net.parameters(), lr, .9)
+    for _ in range(steps):
+        i = torch.randint(len(x), (64,), generator=order)
+        loss = F.cross_entropy(net(x[i]), y[i])
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    with torch.no_grad():
+        return (net(x_test).argmax(1)==y_test).float().mean().item()
+
+# %% ../nbs/library/grading.ipynb #rescue-grader
+def started(f, seed=0):
+    "A collapsed net after `net.apply(f)`."
+    net = collapsed_net(seed)
+    net.apply(f)
+    return net
+
+def same_shapes(f):
+    a,b = collapsed_net(),started(f)
+    if [type(m) for m in a.modules()]!=[type(m) for m in b.modules()]:
+        raise Miss('the layers are no longer the same: only the numbers in the parameters may change')
+    if [p.shape for p in a.parameters()]!=[p.shape for p in b.parameters()]:
+        raise Miss('the parameters are no longer of the same shapes')
+    if any(len(m._forward_hooks)+len(m._forward_pre_hooks) for m in b.modules()):
+        raise Miss('a hook changes what a layer does: only the numbers in the parameters may change')
+    if all(torch.equal(p, q) for p,q in zip(a.parameters(), b.parameters())):
+        raise Miss('no parameter has changed: f is called with every module of the net; does it write into its weight?')
+
+def units_differ(f):
+    w = started(f)[2].weight
+    if (w-w[0]).abs().max()<1e-3*w.abs().max():
+        raise Miss('all units of a layer are equal, and will stay so', 'alike')
+
+def arrives(f):
+    x = sample_images()[0][:256]
+    with torch.no_grad():
+        out = started(f)[:-2](x)
+    spread = out.std(0).mean().item()
+    if not math.isfinite(spread) or spread>30:
+        raise Miss(f'the signal explodes: at the last but one layer the images differ by {spread:.1e}')
+    if spread<.02:
+        raise Miss(f'the signal vanishes: at the last but one layer the images differ by {spread:.1e}; what is the gain of softsign?')
+
+def learns(seed):
+    "A test: the net learns from this seed."
+    def test(f):
+        accuracy = train_sample(started(f, seed), seed)
+        if not accuracy>=.5:
+            raise Miss(f'{accuracy:.0%} of the test images are right, 50 % are asked for')
+    return test
+
+EXERCISES['rescue'] = Exercise('init', 'rescue a collapsed run', 'any_gain', (Property('the same network, other numbers', same_shapes, gate=True),
+    Property('the units differ', units_differ), Property('the images arrive at the last layers', arrives, gate=True),
+    *(Property(f'it learns, seed {seed}', learns(seed)) for seed in (1,2))))
 
 # %% ../nbs/library/grading.ipynb #914c72b9
 class Crooked(nn.Module):

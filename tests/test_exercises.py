@@ -6,9 +6,10 @@ from torch import nn
 
 from course_lib import exercises as E
 from course_lib.grading import EXERCISES, READ, grade
-from course_lib.init import shifted_relu_gain
+from course_lib.init import gain
 
 ROOT = Path(__file__).resolve().parents[1]
+E.sample_images()   # before any grader's clock runs
 PAGES = sorted((ROOT/'nbs/exercises').glob('*.ipynb'))
 
 @pytest.fixture(autouse=True)
@@ -112,11 +113,19 @@ def Sub(g, x, weight, eps):
     return gx,(g*xh).sum(d),g.sum(d)
 '''
 INIT = '''
-def Sub(m, leak, sub):
+def Sub(m, f):
+    z = torch.randn(1_000_000)
     fan = m.weight[0].numel()
-    std = shifted_relu_gain(leak, sub)/fan**.5
-    nn.init.normal_(m.weight, 0, std)
+    std = f(z).square().mean()**-.5/fan**.5
+    nn.init.normal_(m.weight, 0, std.item())
     nn.init.zeros_(m.bias)
+'''
+START = '''
+def Sub(m):
+    if isinstance(m, nn.Linear):
+        factor = gain('softsign').item()
+        nn.init.normal_(m.weight, 0, factor/m.in_features**.5)
+        nn.init.zeros_(m.bias)
 '''
 LSUV = '''
 @torch.no_grad()
@@ -195,11 +204,11 @@ def put_back(run, state):
 Sub = state_of, put_back
 '''
 RIGHT = dict(batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
-    standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_shifted=INIT, lsuv=LSUV, builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
+    standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue=START, lsuv=LSUV, builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
 
 def submission(src):
-    ns = dict(torch=torch, nn=nn, F=F, math=math, time=time, sys=sys, shifted_relu_gain=shifted_relu_gain)
+    ns = dict(torch=torch, nn=nn, F=F, math=math, time=time, sys=sys, gain=gain)
     exec(src, ns)
     return ns['Sub']
 
@@ -283,12 +292,20 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('runningbatchnorm', '.lerp(square, share)', '.lerp((x*x).mean((0,2,3))-x.mean((0,2,3))**2, share)', 'cancellation'),
     ('runningbatchnorm', "self.register_buffer('running_'+k, ", "setattr(self, 'running_'+k, ", 'not a buffer'),
     ('runningbatchnorm', 'dict(mean=0., var=1., count=0.)', 'dict(mean=float("nan"), var=1., count=0.)', 'NaN'),
-    ('init_shifted', 'fan = m.weight[0].numel()', 'fan = m.weight[:,0].numel()', 'fan out in place of fan in'),
-    ('init_shifted', 'fan = m.weight[0].numel()', 'fan = m.weight.shape[1]', 'counts its taps'),
-    ('init_shifted', 'shifted_relu_gain(leak, sub)', '(2/(1+leak**2))**.5', 'shift is forgotten'),
-    ('init_shifted', 'shifted_relu_gain(leak, sub)/fan**.5', 'shifted_relu_gain(leak, sub)**2/fan', 'a variance in place of a standard deviation'),
-    ('init_shifted', 'nn.init.zeros_(m.bias)', 'pass', 'bias is left'),
-    ('init_shifted', 'nn.init.normal_(m.weight, 0, std)', 'm.weight = nn.Parameter(torch.randn_like(m.weight)*std)', 'replaces the Parameter'),
+    ('init_any', 'fan = m.weight[0].numel()', 'fan = m.weight[:,0].numel()', 'fan out in place of fan in'),
+    ('init_any', 'fan = m.weight[0].numel()', 'fan = m.weight.shape[1]', 'counts its taps'),
+    ('init_any', 'f(z).square().mean()**-.5', 'f(z).std()**-1', 'keeps the variance after the activation'),
+    ('init_any', 'f(z).square().mean()**-.5', 'torch.tensor(2**.5)', 'f is another function'),
+    ('init_any', 'f(z).square().mean()**-.5', 'torch.tensor(1.)', 'f is not used'),
+    ('init_any', 'f(z).square().mean()**-.5/fan**.5', 'f(z).square().mean()**-1/fan', 'a variance in place of a standard deviation'),
+    ('init_any', 'nn.init.zeros_(m.bias)', 'pass', 'bias is left'),
+    ('init_any', 'nn.init.normal_(m.weight, 0, std.item())', 'm.weight = nn.Parameter(torch.randn_like(m.weight)*std)', 'replaces the Parameter'),
+    ('rescue', "gain('softsign').item()", '.5', 'vanishes'), ('rescue', "gain('softsign').item()", '1e9*gain("softsign").item()', 'explodes'),
+    ('rescue', "gain('softsign').item()", '1.', 'images are right'),
+    ('rescue', 'nn.init.normal_(m.weight, 0, factor/m.in_features**.5)', 'nn.init.constant_(m.weight, .005)', 'all units of a layer are equal'),
+    ('rescue', 'nn.init.normal_(m.weight, 0, factor/m.in_features**.5)\n        nn.init.zeros_(m.bias)', 'torch.randn_like(m.weight)*factor', 'no parameter has changed'),
+    ('rescue', 'nn.init.zeros_(m.bias)', 'm.register_forward_hook(lambda m, i, o: o*2)', 'a hook changes'),
+    ('rescue', "    if isinstance(m, nn.Linear):", "    if isinstance(m, nn.Sequential): m[1] = nn.ReLU()\n    if isinstance(m, nn.Linear):", 'no longer the same'),
     ('lsuv', 'for _ in range(max_iter):', 'for _ in range(100):', 'no iteration cap: '),
     ('lsuv', 'for _ in range(max_iter):', 'while True:', 'without an iteration cap?'),
     ('lsuv', 'for m in order:', 'for m in order[::-1]:', 'wrong order'),
@@ -326,8 +343,12 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('resume', "    torch.set_rng_state(state['rng'])", "    torch.set_rng_state(state['rng'])\n    run.model.eval()", 'other weights'),
     ('resume', 'Sub = state_of, put_back', 'Sub = state_of', 'hand in two functions'), ('resume', 'return {', '{', 'not the type NoneType'),
 ]
-WRONG_NUMBERS = [('scale50', .01, 'standard deviation is 1/√n'), ('gain_abs', 2**.5, 'gain of ReLU'), ('zero_mean_relu', .8, 'E|z|'), ('lost_variance', .34, 'mean square'),
-    ('scale50', 'a tenth', 'a number is wanted'), ('scale50', .3, 'too large'), ('bn_parameters', dict(learned=64, kept=128, values=3136), 'a weight and a bias'),
+WRONG_NUMBERS = [('gain_relu', 1.716, 'keeps the variance'), ('gain_relu', 2, 'variance of the weights'), ('gain_relu', 'a tenth', 'a number is wanted'),
+    ('gain_gelu', dict(tiny=.5, one=1.5335, huge=2**.5), 'slope of GELU at 0'), ('gain_gelu', dict(tiny=2, one=1.7, huge=2**.5), 'one over the standard deviation'),
+    ('gain_gelu', dict(tiny=2, one=1.5335, huge=1), 'still lost'), ('offset_input', .025, 'uses the variance of the inputs'), ('offset_input', .3, 'too large'),
+    ('gain_dropout', 2**.5, 'dropout keeps the mean'), ('fan_counts', dict(fan_in=288, fan_out=36), 'a quarter of the input channels'),
+    ('fan_counts', dict(fan_in=72, fan_out=144), 'a quarter of the windows'), ('tanh_back', 1.5925, 'keeps the signal'), ('tanh_back', 1.651, 'mean slope'),
+    ('bn_parameters', dict(learned=64, kept=128, values=3136), 'a weight and a bias'),
     ('ema', dict(weight=.1*.9**9, batches=44, noise=19**-.5), 'ten newer batches'), ('norm_counts', dict(batchnorm=20, layernorm=6, values=100), 'layer norm'),
     ('norm_counts', dict(batchnorm=6, layernorm=20), "'values' is missing"), ('norm_counts', [6, 20, 600], 'a dictionary is wanted'),
     ('pooled_instance', dict(pooled=1, one_pixel=0), 'after subtracting'), ('tiny_batch', dict(larger=.7071, spread2=2**.5, spread1024=.044), 'biased one normalizes'),
@@ -507,7 +528,7 @@ def test_an_alarm_set_before_goes_on():
     if not hasattr(signal, 'setitimer'): pytest.skip('no alarm here')
     before,_ = signal.getitimer(signal.ITIMER_REAL)
     if not before: signal.setitimer(signal.ITIMER_REAL, 500)
-    grade('scale50', .1)
+    grade('offset_input', .02)
     after,_ = signal.getitimer(signal.ITIMER_REAL)
     if not before: signal.setitimer(signal.ITIMER_REAL, 0)
     assert 0<after<=(before or 500)
@@ -543,36 +564,36 @@ def test_unknown_name():
 
 def test_strict(monkeypatch):
     monkeypatch.setenv('COURSE_SOLUTIONS', '1')
-    with pytest.raises(AssertionError, match='scale50 is not solved'): grade('scale50', 3.)
+    with pytest.raises(AssertionError, match='offset_input is not solved'): grade('offset_input', 3.)
 
 
 # ---- progress
 ON_INIT = sum(e.page=='init' for e in EXERCISES.values())
 
 def test_progress(folder, capsys):
-    grade('scale50', 3.); grade('scale50', .1); grade('gain_abs', 3.)
+    grade('offset_input', 3.); grade('offset_input', .02); grade('gain_dropout', 3.)
     E.course_progress('init')
     out = capsys.readouterr().out
-    assert f'init: 1 of {ON_INIT}' in out and re.search(r'✓ scale50 .* solved on \d{4}-\d\d-\d\d', out) and 'tries: 1' in out
+    assert f'init: 1 of {ON_INIT}' in out and re.search(r'✓ offset_input .* solved on \d{4}-\d\d-\d\d', out) and 'tries: 1' in out
 
-@pytest.mark.parametrize('content', [b'', b'{', b'[]', b'\xff\xfe', b'{"exercises": {"scale50": 3}}', b'{"exercises": []}', b'null'])
+@pytest.mark.parametrize('content', [b'', b'{', b'[]', b'\xff\xfe', b'{"exercises": {"offset_input": 3}}', b'{"exercises": []}', b'null'])
 def test_corrupt_progress_is_set_aside(folder, content, capsys):
     for i in (1, 2):
         (folder/'progress.json').write_bytes(content)
-        grade('scale50', .1)
+        grade('offset_input', .02)
         assert f'kept as progress-unreadable-{i}.json' in capsys.readouterr().out
         assert (folder/f'progress-unreadable-{i}.json').read_bytes()==content
-        assert 'solved' in json.loads((folder/'progress.json').read_text())['exercises']['scale50']
+        assert 'solved' in json.loads((folder/'progress.json').read_text())['exercises']['offset_input']
     assert not list(folder.glob('*.part'))
 
 def test_folder_that_cannot_be_written(folder, monkeypatch, capsys):
     (folder/'file').write_text('')
     monkeypatch.setenv('COURSE_PROGRESS', str(folder/'file'))
-    assert grade('scale50', .1) and 'not written down' in capsys.readouterr().out
+    assert grade('offset_input', .02) and 'not written down' in capsys.readouterr().out
 
 def test_command(folder):
     import subprocess
-    grade('scale50', .1)
+    grade('offset_input', .02)
     code = 'import sys; from course_lib.grading import course_progress; sys.argv = ["course_progress", "--page", "init"]; course_progress()'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ, PYTHONIOENCODING='utf-8'))
     assert out.returncode==0 and f'init: 1 of {ON_INIT}' in out.stdout, out.stdout+out.stderr

@@ -31,7 +31,8 @@ a {{ color: {link}; }} pre {{ overflow-x: auto; }} td, th {{ padding: .5rem; }}
 # what does not fit in the column: pictures, tables and printed outputs
 TOO_WIDE = """
 const column = document.querySelector('main').getBoundingClientRect();
-const out = e => { const r = e.getBoundingClientRect(); return r.right > column.right + 1 || r.left < column.left - 1; };
+const out = e => { const r = e.getBoundingClientRect();
+  return r.right > column.right + 1 || r.left < column.left - 1; };
 const cut = e => e.tagName == 'PRE' && e.scrollWidth > e.clientWidth + 1;
 return [...document.querySelectorAll('main img, main table, main .cell-output pre')]
   .filter(e => e.getClientRects().length && !e.closest('[id^=norm-axes]') && (out(e) || cut(e)))
