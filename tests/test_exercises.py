@@ -306,6 +306,10 @@ WRONG_NUMBERS = [('scale50', .01, 'standard deviation is 1/√n'), ('gain_abs', 
     ('norm_counts', dict(batchnorm=6, layernorm=20), "'values' is missing"), ('norm_counts', [6, 20, 600], 'a dictionary is wanted'),
     ('pooled_instance', dict(pooled=1, one_pixel=0), 'after subtracting'), ('tiny_batch', dict(larger=.7071, spread2=2**.5, spread1024=.044), 'biased one normalizes'),
     ('running_after', dict(mean=.9, var=1.1), 'momentum the wrong way round'), ('running_after', dict(mean=.1, var=1.), 'unbiased one, 2, is tracked'), ('output_std', 1., 'divides by n-1'),
+    ('first_loss', dict(thousand=3, sure=27, constant=math.log(10)), 'logarithm to base 10'), ('first_loss', dict(thousand=math.log(1000), sure=30, constant=math.log(10)), 'one image in ten'),
+    ('first_loss', dict(thousand=math.log(1000), sure=27, constant=0), 'the same answer'), ('first_loss', dict(thousand=math.log(1000), sure=27), "'constant' is missing"),
+    ('rescue', dict(lr=.1, leak=.1), 'change one thing; this changes 2'), ('rescue', dict(lr=.4), 'lr is 0.4 already'), ('rescue', dict(depth=9), "the recipe has no 'depth'"), ('rescue', .1, 'a dictionary is wanted'),
+    ('rescue', dict(epochs=50), 'six epochs are enough'), ('rescue', dict(momentum=1), 'between 0 and 1'),
     ('mode_table', {(a,b): 'batch' if a else 'running' for a in (True,False) for b in (True,False)}, 'nothing else to use')]
 
 LINES,WIDTH = 24,100   # a screen
@@ -324,6 +328,12 @@ def test_planted(i, capsys):
     out = capsys.readouterr().out
     check_report(out, said)
     assert not re.search(r'^    .*…$', out, re.M), f'an explanation is cut off:\n{out}'
+
+@pytest.mark.parametrize('change, said', [(dict(epochs=6), 'more time does not bring it back'), (dict(leak=.1), 'units cannot die now'),
+    (dict(normalize=True), 'centered pixels are not enough'), (dict(lr=.0001), 'too small to get going')], ids=lambda o: '-'.join(o) if isinstance(o, dict) else '')
+def test_wrong_rescue(change, said, capsys):
+    assert not grade('rescue', change, seconds=60.)
+    check_report(capsys.readouterr().out, said)
 
 @pytest.mark.parametrize('name, value, said', WRONG_NUMBERS)
 def test_wrong_number(name, value, said, capsys):
