@@ -9,8 +9,8 @@ Two mechanisms, told apart by what is measured over all 10,000 test images:
     death: in one layer every unit is 0 for every image, so all images look alike, and no weight below gets a gradient.
 Scientific variables: the rate (.2, .3, .4; .05 as a control) and, at .4, the start (PyTorch's; Kaiming's, whose signal
     is not small; PyTorch's with a leak of .1, whose units cannot die). Kaiming's takes the first cause away, the leak
-    the second. (At .2 four seeds of five learn with these batches, and with batches of 1,024 one of five, see ledger.py:
-    .3 and the controls at .4 were chosen after .2 was seen.)
+    the second. (At .2 four seeds of five learn with these batches, and one of five with batches of 1,024, see
+    ledger.py: .3 and the controls at .4 were chosen after .2 was seen.)
 Fixed: the course's network of five convolutions, Fashion-MNIST with pixels in [0, 1], 20,000 images ten times in
     batches of 512 (390 steps), SGD with momentum .85, a constant rate. Seeds 0 to 4 give weights and order.
 Nothing is tuned here: a rate is a condition. `tune_accuracy` is kept as in each experiment.
