@@ -36,7 +36,7 @@ Confirmed, "a plateau is left again": most runs below .2 after three epochs with
     multiplied their spread by ten, at some later epoch. Refuted, if none.
 Confirmed, "dead units and a wrong scale together keep them there": `both` brings most to .5, neither part alone does.
 Confirmed, "the collapse needs units that die": with the leak no run is below .2 after ten epochs. Refuted, if as many
-    are, or diverge. "The first plateau is the small signal": it is shorter with Kaiming's start, and as long with the leak.
+    are, or diverge. "The first plateau is the small signal": it is shorter with Kaiming's start, as long with the leak.
 
 About 8 s a run on one core, 14 s with a rescue: 30 runs in about 6 minutes. Left out: other networks, momenta.
 """
