@@ -7,9 +7,9 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwa
            'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'one_line', 'culprit',
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
-           'PlainRun', 'sample_images', 'collapsed_net', 'train_sample', 'show_bug', 'clusters', 'diverging_net',
-           'train_clusters', 'stripes', 'small_net', 'train_pairs', 'grade', 'curve_shape', 'compare_prediction',
-           'course_progress']
+           'PlainRun', 'train_recipe', 'sample_images', 'collapsed_net', 'train_sample', 'show_bug', 'clusters',
+           'diverging_net', 'train_clusters', 'stripes', 'small_net', 'train_pairs', 'grade', 'curve_shape',
+           'compare_prediction', 'course_progress']
 
 # %% ../nbs/library/grading.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap
@@ -23,9 +23,10 @@ from torch import nn, Tensor
 from . import checks
 from .checks import (Recipe, check_buffers, check_dtypes, check_gradcheck, check_gradients, check_modes,
     check_outputs, check_state_dict, normalize_as, random_affine, sample_input, share_params)
-from .datasets import EpochSampler, from_sample, pixels
-from .init import gain
+from .datasets import DataLoaders, EpochSampler, from_sample, pixels
+from .init import gain, init_weights
 from .learner import Callback, CancelBatchException, CancelEpochException, CancelFitException, Learner
+from .models import GeneralRelu, get_model
 
 # %% ../nbs/library/grading.ipynb #21d32293
 class TimeUp(BaseException): "Raised inside a submission that runs too long."
@@ -188,7 +189,8 @@ READ = dict(
     bias=('models', 'A convolution that drops its bias'), relu=('models', 'An activation that can be shifted'),
     block=('models', 'A residual block that adds up'), dead=('activations', 'What to keep'),
     schedule=('training', "Schedules are functions of a position"), momentum=('learner', 'What momentum does'),
-    batch_mean=('datasets', 'What the network should see'), units=('init_in_practice', 'Dead units'),
+    batch_mean=('datasets', 'What the network should see'), units=('init_in_practice', 'Plateau or death?'), collapse=('init_in_practice', 'Plateau or death?'),
+    loss=('init_in_practice', 'What should the first loss be?'),
     image=('layernorm', 'Four layers of one name'), few=('small_batch', 'What few values say about a mean and a variance'),
     tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'Momentum'))
 
@@ -788,7 +790,11 @@ EXERCISES |= dict(
                       (72, 'that is fan-in; each group has 16 output channels'), (4, 'each of them in 16 channels'), (288, 'that is what the stride alone would ask: and the groups?')])),
     tanh_back=number('init', "the gain that keeps tanh's gradient", 'back', 1.4673, [
         (1.5925, 'this keeps the signal; the gradient is multiplied by the slope of tanh, not by tanh'), (1.651, 'this is one over the mean slope; the mean square of it counts'),
-        (.4645, 'this is the mean square of the slope; the gain is one over its root'), (2.153, 'this is one over the mean square: a root is missing'), (5/3, "this is PyTorch's number, for the signal")]))
+        (.4645, 'this is the mean square of the slope; the gain is one over its root'), (2.153, 'this is one over the mean square: a root is missing'), (5/3, "this is PyTorch's number, for the signal")]),
+    first_loss=numbers('init', 'what a first loss says', 'loss',
+        thousand=(math.log(1000), [(3., 'this is the logarithm to base 10; cross-entropy takes the natural one'), (math.log(10), 'that is for ten classes'), (.001, 'that is the probability of each class, not its loss')]),
+        sure=(27., [(30., 'one image in ten belongs to the class that it picks'), (3., 'that is the share that it picks rightly; the others pay'), (math.log(10), 'that is for scores that are all equal'), (33.3, 'nine of ten, not ten of nine')]),
+        constant=(math.log(10), [(0., 'each image gets the same answer, and nine in ten are of another class'), (2.2, 'exactly: what is the entropy of ten equally frequent classes?'), (.1, 'that is its accuracy')])))
 
 # %% ../nbs/library/grading.ipynb #8515606f
 EXERCISES |= dict(
@@ -1164,6 +1170,73 @@ def stays(f):
 EXERCISES['init_any'] = Exercise('init', 'initialize for any activation', 'any_gain', (Property('can be called', runs_init, gate=True),
     Property('weights of the right size', right_scale), Property('zero bias', zero_bias), Property('30 layers keep their size', stays)))
 
+# %% ../nbs/library/grading.ipynb #d219fe6d
+RECIPE = dict(start='default', normalize=False, leak=0., lr=.4, momentum=.85, epochs=3)  # ends at guessing
+
+@functools.cache
+def _recipe_images(normalize):
+    "The sample that ships with the course: images and labels to train on, and to judge."
+    dls = DataLoaders.in_memory(from_sample(), 128, 'cpu')
+    mean,std = (dls.mean, dls.std) if normalize else (0., 1.)
+    return [o for d in (dls.train, dls.valid) for o in ((d.x.float()/255-mean)/std, d.y)]
+
+def _silent(net, x):
+    "What keeps a network from learning: a layer whose units are all dead, or scores that hardly differ between images."
+    with torch.no_grad():
+        for i,block in enumerate(net[:-2], 1):
+            x = block(x)
+            if not x.any(): return f'all units of layer {i} are dead'
+        spread = net[-2:](x).std(0).mean().item()
+    return f'no layer is dead all through; the scores of different images are {spread:.1g} apart'
+
+# %% ../nbs/library/grading.ipynb #462a7f0f
+def train_recipe(
+    seed:int=0,              # of weights and order
+    start:str='default',     # PyTorch's, or 'kaiming'
+    normalize:bool=False,    # pixels with mean 0 and standard deviation 1? else between 0 and 1
+    leak:float=0.,           # slope of the activations below 0
+    lr:float=.4,             # learning rate, constant
+    momentum:float=.85,      # of SGD
+    epochs:int=3,            # times that each of 6,000 images is seen, 128 a step
+)->tuple:                    # accuracy on 1,000 other images; in words, what is silent
+    "Train the course's network on the sample, by a recipe that ends at guessing unless something is changed."
+    if start not in ('default', 'kaiming'): raise ValueError(f"train_recipe: start must be 'default' or 'kaiming', not {start!r}")
+    x,y,x_test,y_test = _recipe_images(bool(normalize))
+    torch.manual_seed(seed)
+    net = get_model(functools.partial(GeneralRelu, leak=leak))
+    if start=='kaiming': net.apply(init_weights)
+    opt = torch.optim.SGD(net.parameters(), lr, momentum)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(y)).split(128):
+            opt.zero_grad()
+            F.cross_entropy(net(x[rows]), y[rows]).backward()
+            opt.step()
+    with torch.no_grad(): accuracy = (net(x_test).argmax(1)==y_test).float().mean().item()
+    return accuracy, _silent(net, x_test)
+
+# %% ../nbs/library/grading.ipynb #842480c6
+def one_change(change):
+    if not isinstance(change, dict): raise Miss(f'a dictionary is wanted, not the type {type(change).__name__}')
+    unknown = [k for k in change if k not in RECIPE]
+    if unknown: raise Miss(f'the recipe has no {unknown[0]!r}; it has {", ".join(RECIPE)}')
+    if len(change)!=1: raise Miss(f'change one thing; this changes {len(change)}')
+    (k,v), = change.items()
+    if v==RECIPE[k]: raise Miss(f'{k} is {v} already')
+    if k=='epochs' and not 1<=v<=6: raise Miss('six epochs are enough to see whether waiting helps')
+    if k=='momentum' and not 0<=v<1: raise Miss('momentum lies between 0 and 1')
+
+def recipe_learns(seed):
+    def test(change):
+        accuracy,silent = train_recipe(seed, **(RECIPE | change))
+        if accuracy>=.4: return
+        why = dict(epochs='more time does not bring it back: ', leak='units cannot die now, and yet: ', start='a better start is not enough at this rate: ',
+            normalize='centered pixels are not enough at this rate: ', lr='is the step still too large, or now too small to get going? ').get([*change][0], '')
+        raise Miss(f'{why}it ends at {accuracy:.2f}; {silent}')
+    return test
+
+EXERCISES['rescue_run'] = Exercise('init', 'rescue a run that ends at guessing', 'collapse', (Property('changes one thing', one_change, gate=True),
+    *(Property(f'learns with seed {seed}', recipe_learns(seed)) for seed in range(3))), 'change')
+
 # %% ../nbs/library/grading.ipynb #rescue-data
 @functools.cache
 def sample_images(
@@ -1250,7 +1323,7 @@ def learns(seed):
             raise Miss(f'{accuracy:.0%} of the test images are right, 50 % are asked for')
     return test
 
-EXERCISES['rescue'] = Exercise('init', 'rescue a collapsed run', 'any_gain', (Property('the same network, other numbers', same_shapes, gate=True),
+EXERCISES['rescue_start'] = Exercise('init', 'rescue a collapsed run', 'any_gain', (Property('the same network, other numbers', same_shapes, gate=True),
     Property('the units differ', units_differ), Property('the images arrive at the last layers', arrives, gate=True),
     *(Property(f'it learns, seed {seed}', learns(seed)) for seed in (1,2))))
 
@@ -1342,7 +1415,7 @@ def survives_twenty(scale):
     raise Miss(what + ('it vanishes, the weights are too small' if left < 1 else 'it explodes, the weights are too large'))
 
 EXERCISES |= dict(
-    rescue=Exercise('init', 'a scale that rescues twenty layers', 'gain', (
+    rescue_scale=Exercise('init', 'a scale that rescues twenty layers', 'gain', (
         Property('the signal neither vanishes nor explodes', survives_twenty),), 'number'),
     products=numbers('init', 'three numbers about sums of products', 'products',
         offset=(1000**-.5, [

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEDGER', 'sweep_cells', 'samples_to', 'markdown_table', 'accuracy_table', 'reach_table', 'cost_table', 'sweep_report',
            'cell_style', 'plot_accuracy', 'plot_lr', 'plot_learning', 'sweep_figures', 'course_report', 'ledger_cells',
-           'learns', 'draw_ledger']
+           'run_learns', 'draw_ledger']
 
 # %% ../nbs/library/report.ipynb #1d4ad559
 import math
@@ -255,7 +255,7 @@ def ledger_cells(
     return {start:{lr:v for (name,lr),v in sorted(groups.items()) if name==start} for start in shown}
 
 
-def learns(
+def run_learns(
     row,  # of a sweep
 )->bool:
     "Did a run end with a finite loss and more than twice the accuracy of guessing?"
@@ -278,7 +278,7 @@ def draw_ledger(
         left.plot(best['mean'], i, '|', ms=13, mew=2, color=color)
         left.text(1.02, i, f"{best['mean']:.3f}  at {best['lr']:g}", transform=left.get_yaxis_transform(), va='center', fontsize=8)
         for j,v in enumerate(by_lr.values()):
-            n = sum(learns(r) for r in v)
+            n = sum(run_learns(r) for r in v)
             right.scatter(j, i, s=90, marker='s', color=color, alpha=n/len(v) if n else 0)
             if n < len(v):
                 right.text(j, i, f'{n}/{len(v)}', ha='center', va='center', fontsize=7)

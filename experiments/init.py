@@ -1,10 +1,9 @@
-"""Initializations on Fashion-MNIST: the table of the lesson on initialization in practice and the heat map of the lesson on LSUV.
+"""Initializations on Fashion-MNIST: the heat map of the lesson on LSUV.
 
     COURSE_DATA=<folder with fashion-mnist/> python experiments/init.py
 
-Appends one row a run to nbs/results/init_table.jsonl (all 60,000 images) and nbs/results/init_or_norm.jsonl
-(the first 6,000, so the sample is enough) and skips the runs that are already there, so it may be stopped and started again.
-`python experiments/init.py table` or `map` makes only one of them.
+Appends one row a run to nbs/results/init_or_norm.jsonl (the first 6,000 images, so the sample is enough) and skips
+the runs that are already there, so it may be stopped and started again.
 """
 import json, sys, time
 from functools import partial
@@ -14,25 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from course_lib.activations import ActivationStats
 from course_lib.core import set_seed
 from course_lib.datasets import DataLoaders, get_dataset
 from course_lib.init import init_weights
-from course_lib.learner import BatchTransformCB, MetricsCB, MomentumLearner, NaNGuardCB
+from course_lib.learner import MetricsCB, MomentumLearner, NaNGuardCB
 from course_lib.lsuv import lsuv_init
-from course_lib.models import GeneralRelu, conv, get_model
+from course_lib.models import conv
 
 RESULTS = Path(__file__).resolve().parents[1]/'nbs/results'
-general = partial(GeneralRelu, leak=.1, sub=.4)
-kaiming, own = partial(init_weights, leaky=.1), partial(init_weights, nonlinearity=general)
-
-# name -> (activation, function applied to each module or 'lsuv' or None, is the input normalized, number of seeds)
-ROWS = dict(default=(nn.ReLU, None, False, 5), kaiming=(nn.ReLU, init_weights, False, 5),
-            kaiming_callback=(nn.ReLU, init_weights, 'callback', 5), kaiming_dataset=(nn.ReLU, init_weights, True, 5),
-            general=(general, kaiming, True, 5), general_own_gain=(general, own, True, 5),
-            lsuv_relu=(nn.ReLU, 'lsuv', True, 5), lsuv_general=(general, 'lsuv', True, 5))
-TABLE = dict(bs=1024, lr=.2, momentum=.85, epochs=3)
-
 INITS, DEPTHS, LRS, SEEDS = ('default', 'kaiming', 'lsuv', 'batch'), (5, 10, 20, 40), (.003, .01, .03, .1, .3, 1.), (0, 1, 2)
 MAP = dict(bs=32, momentum=.85, epochs=2, n_train=6_000, n_valid=1_000, channels=8)
 
@@ -61,23 +49,6 @@ def fit(model, dls, lr, momentum, epochs, cbs=()):
     except FloatingPointError: pass
     return [{k:round(v, 4) if isinstance(v, float) else v for k,v in o.items()} for o in metrics.history]
 
-def dead_shares(model, act, x):
-    "Share of each activation layer's units that pass on no gradient for any of the images `x`"
-    with torch.no_grad(), ActivationStats(act, rows=len(x), on_valid=True).watch(model.eval()) as stats: model(x)
-    return [round(1-o.values('alive').float().mean().item(), 4) for o in stats.layers]
-
-def table_row(dls, row, seed):
-    act, init, norm, _ = ROWS[row]
-    reseed(dls, seed)
-    model = get_model(act)
-    if init=='lsuv': lsuv_init(model, first_batch(dls))
-    elif init: model.apply(init)
-    cbs = [BatchTransformCB(lambda b: ((b[0]-dls.mean)/dls.std, b[1]))] if norm=='callback' else []
-    history = fit(model, dls, TABLE['lr'], TABLE['momentum'], TABLE['epochs'], cbs)
-    x,y = next(iter(dls.valid))
-    if norm=='callback': x = (x-dls.mean)/dls.std
-    return dict(history=history, dead=dead_shares(model, getattr(act, 'func', act), x))
-
 def deep_net(depth, norm=None, c=MAP['channels']):
     "`depth` layers with weights: two convolutions of stride 2, then 3x3 ones on 7x7 maps, then a linear layer"
     layers = [conv(1, c, norm=norm), conv(c, c, norm=norm)] + [conv(c, c, stride=1, norm=norm) for _ in range(depth-3)]
@@ -103,21 +74,15 @@ def sweep(out, keys, runs, run, config):
         with out.open('a') as f: f.write(json.dumps(row)+'\n')
         print(*r, row['history'][-1]['accuracy'] if row['history'] else 'failed', row['seconds'], flush=True)
 
-def main(what=('table', 'map')):
+def main():
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)             # a dying signal is made of denormals, which are slow
     RESULTS.mkdir(exist_ok=True)
     dd = get_dataset('fashion_mnist')
-    if 'table' in what:
-        dls = {n: loaders(dd, TABLE['bs'], n) for n in (True, False)}
-        runs = [(r, s) for s in range(20) for r in ROWS if s<ROWS[r][3]]
-        run = lambda r,s: table_row(dls[ROWS[r][2] is True], r, s)
-        sweep(RESULTS/'init_table.jsonl', ('row', 'seed'), runs, run, dict(TABLE, n_train=len(dd['train'])))
-    if 'map' in what:
-        for k,n in (('train', MAP['n_train']), ('test', MAP['n_valid'])): dd[k] = dd[k].select(range(min(n, len(dd[k]))))
-        dls = loaders(dd, MAP['bs'])
-        runs = [(i, d, lr, s) for s,d,i,lr in product(SEEDS, DEPTHS, INITS, LRS)]
-        sweep(RESULTS/'init_or_norm.jsonl', ('init', 'depth', 'lr', 'seed'), runs, partial(map_row, dls), MAP)
+    for k,n in (('train', MAP['n_train']), ('test', MAP['n_valid'])): dd[k] = dd[k].select(range(min(n, len(dd[k]))))
+    dls = loaders(dd, MAP['bs'])
+    runs = [(i, d, lr, s) for s,d,i,lr in product(SEEDS, DEPTHS, INITS, LRS)]
+    sweep(RESULTS/'init_or_norm.jsonl', ('init', 'depth', 'lr', 'seed'), runs, partial(map_row, dls), MAP)
 
 
-if __name__ == '__main__': main(sys.argv[1:] or ('table', 'map'))
+if __name__ == '__main__': main()

@@ -204,7 +204,7 @@ def put_back(run, state):
 Sub = state_of, put_back
 '''
 RIGHT = dict(batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
-    standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue=START, lsuv=LSUV, builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
+    standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
 
 def submission(src):
@@ -300,12 +300,12 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('init_any', 'f(z).square().mean()**-.5/fan**.5', 'f(z).square().mean()**-1/fan', 'a variance in place of a standard deviation'),
     ('init_any', 'nn.init.zeros_(m.bias)', 'pass', 'bias is left'),
     ('init_any', 'nn.init.normal_(m.weight, 0, std.item())', 'm.weight = nn.Parameter(torch.randn_like(m.weight)*std)', 'replaces the Parameter'),
-    ('rescue', "gain('softsign').item()", '.5', 'vanishes'), ('rescue', "gain('softsign').item()", '1e9*gain("softsign").item()', 'explodes'),
-    ('rescue', "gain('softsign').item()", '1.', 'images are right'),
-    ('rescue', 'nn.init.normal_(m.weight, 0, factor/m.in_features**.5)', 'nn.init.constant_(m.weight, .005)', 'all units of a layer are equal'),
-    ('rescue', 'nn.init.normal_(m.weight, 0, factor/m.in_features**.5)\n        nn.init.zeros_(m.bias)', 'torch.randn_like(m.weight)*factor', 'no parameter has changed'),
-    ('rescue', 'nn.init.zeros_(m.bias)', 'm.register_forward_hook(lambda m, i, o: o*2)', 'a hook changes'),
-    ('rescue', "    if isinstance(m, nn.Linear):", "    if isinstance(m, nn.Sequential): m[1] = nn.ReLU()\n    if isinstance(m, nn.Linear):", 'no longer the same'),
+    ('rescue_start', "gain('softsign').item()", '.5', 'vanishes'), ('rescue_start', "gain('softsign').item()", '1e9*gain("softsign").item()', 'explodes'),
+    ('rescue_start', "gain('softsign').item()", '1.', 'images are right'),
+    ('rescue_start', 'nn.init.normal_(m.weight, 0, factor/m.in_features**.5)', 'nn.init.constant_(m.weight, .005)', 'all units of a layer are equal'),
+    ('rescue_start', 'nn.init.normal_(m.weight, 0, factor/m.in_features**.5)\n        nn.init.zeros_(m.bias)', 'torch.randn_like(m.weight)*factor', 'no parameter has changed'),
+    ('rescue_start', 'nn.init.zeros_(m.bias)', 'm.register_forward_hook(lambda m, i, o: o*2)', 'a hook changes'),
+    ('rescue_start', "    if isinstance(m, nn.Linear):", "    if isinstance(m, nn.Sequential): m[1] = nn.ReLU()\n    if isinstance(m, nn.Linear):", 'no longer the same'),
     ('lsuv', 'for _ in range(max_iter):', 'for _ in range(100):', 'no iteration cap: '),
     ('lsuv', 'for _ in range(max_iter):', 'while True:', 'without an iteration cap?'),
     ('lsuv', 'for m in order:', 'for m in order[::-1]:', 'wrong order'),
@@ -353,6 +353,10 @@ WRONG_NUMBERS = [('gain_relu', 1.716, 'keeps the variance'), ('gain_relu', 2, 'v
     ('norm_counts', dict(batchnorm=6, layernorm=20), "'values' is missing"), ('norm_counts', [6, 20, 600], 'a dictionary is wanted'),
     ('pooled_instance', dict(pooled=1, one_pixel=0), 'after subtracting'), ('tiny_batch', dict(larger=.7071, spread2=2**.5, spread1024=.044), 'biased one normalizes'),
     ('running_after', dict(mean=.9, var=1.1), 'momentum the wrong way round'), ('running_after', dict(mean=.1, var=1.), 'unbiased one, 2, is tracked'), ('output_std', 1., 'divides by n-1'),
+    ('first_loss', dict(thousand=3, sure=27, constant=math.log(10)), 'logarithm to base 10'), ('first_loss', dict(thousand=math.log(1000), sure=30, constant=math.log(10)), 'one image in ten'),
+    ('first_loss', dict(thousand=math.log(1000), sure=27, constant=0), 'the same answer'), ('first_loss', dict(thousand=math.log(1000), sure=27), "'constant' is missing"),
+    ('rescue_run', dict(lr=.1, leak=.1), 'change one thing; this changes 2'), ('rescue_run', dict(lr=.4), 'lr is 0.4 already'), ('rescue_run', dict(depth=9), "the recipe has no 'depth'"), ('rescue_scale', .1, 'a dictionary is wanted'),
+    ('rescue_run', dict(epochs=50), 'six epochs are enough'), ('rescue_run', dict(momentum=1), 'between 0 and 1'),
     ('mode_table', {(a,b): 'batch' if a else 'running' for a in (True,False) for b in (True,False)}, 'nothing else to use')]
 
 LINES,WIDTH = 24,100   # a screen
@@ -373,11 +377,17 @@ def test_planted(i, capsys):
     assert not re.search(r'^    .*…$', out, re.M), f'an explanation is cut off:\n{out}'
 
 WRONG_NUMBERS += [
-    ('rescue', .051, 'it vanishes'), ('rescue', 1., 'it explodes'), ('rescue', .25, 'it explodes'), ('rescue', 128**-.5, 'no ReLU set half'),
-    ('rescue', 1/128, 'mostly cancel'), ('rescue', 0., 'above 0'), ('rescue', 'large', 'a number is wanted'),
+    ('rescue_scale', .051, 'it vanishes'), ('rescue_scale', 1., 'it explodes'), ('rescue_scale', .25, 'it explodes'), ('rescue_scale', 128**-.5, 'no ReLU set half'),
+    ('rescue_scale', 1/128, 'mostly cancel'), ('rescue_scale', 0., 'above 0'), ('rescue_scale', 'large', 'a number is wanted'),
     ('products', dict(offset=.1, uniform=.03**.5, grown=1.05**50), 'mean included'),
     ('products', dict(offset=1000**-.5, uniform=.1, grown=1.05**50), 'their variance is'),
     ('products', dict(offset=1000**-.5, uniform=.03**.5, grown=3.5), 'multiply, they do not add')]
+
+@pytest.mark.parametrize('change, said', [(dict(epochs=6), 'more time does not bring it back'), (dict(leak=.1), 'units cannot die now'),
+    (dict(normalize=True), 'centered pixels are not enough'), (dict(lr=.0001), 'too small to get going')], ids=lambda o: '-'.join(o) if isinstance(o, dict) else '')
+def test_wrong_rescue(change, said, capsys):
+    assert not grade('rescue_run', change, seconds=60.)
+    check_report(capsys.readouterr().out, said)
 
 @pytest.mark.parametrize('name, value, said', WRONG_NUMBERS)
 def test_wrong_number(name, value, said, capsys):

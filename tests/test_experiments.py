@@ -18,6 +18,7 @@ TINY = [
     ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),
     ('ledger', 'SWEEP', dict(lr=0.2, n_train=2048, epochs=1), 1),
     ('batch_size', 'SWEEP', dict(ghost=32, batch_size=128, n_train=512), 1),
+    ('collapse', 'SWEEP', dict(lr=0.4, epochs=4, rescue_at=1, batch_size=64, n_train=640), 1),
 ]
 
 
@@ -151,3 +152,50 @@ def test_ghost():
         ghost.eval()(x),
         torch.nn.functional.batch_norm(x, ghost.running_mean, ghost.running_var, ghost.weight, ghost.bias),
     )
+
+
+def test_mend():
+    "Reviving leaves no dead unit and moves only the biases of the dead; rescaling keeps every sign; a leak cannot die"
+    C = load('collapse')
+    x = torch.rand(64, 1, 28, 28)
+
+    def broken(start='default'):
+        net = C.model(C.Collapse(start, 0.2, 0))
+        with torch.no_grad():
+            net[1][0].bias[:5] -= 50
+            net[3][0].bias -= 50
+        return net
+
+    def outputs(net):
+        layers, y = [], x
+        for block in net[:-1]:
+            y = block(y)
+            layers.append(y)
+        return layers
+
+    before = outputs(broken())
+    images = C.image_sets('fashion_mnist')['test']
+    dead = C.look(broken(), dataclasses.replace(images, mean=0.0, std=1.0))
+    assert dead['dead'][3] == 1 and dead['spread'] == 0 and dead['dead'][1] >= 5 / 16
+    assert C.look(broken('leak'), images)['dead'] == [0] * 4
+    C.mend(rescaled := broken(), x, False, True)
+    for old, new in zip(before, outputs(rescaled)):
+        assert torch.equal(old != 0, new != 0)
+    C.mend(revived := broken(), x, True, False)
+    assert all((y != 0).any(3).any(2).any(0).all() for y in outputs(revived)[:-1])
+    for block, other in zip(revived[:-1], broken()[:-1]):
+        assert torch.equal(block[0].weight, other[0].weight)
+    assert torch.equal(revived[0][0].bias, broken()[0][0].bias)  # none of its units was dead
+    C.mend(both := broken(), x, True, True)
+    assert all(0.9 < block[0](y).std() < 1.1 for block, y in zip(both[1:-1], outputs(both)))
+
+
+def test_left_plateau():
+    "The first of ten steps whose mean is low; a single low step is not enough"
+    C = load('collapse')
+    losses = torch.full((40,), 2.3)
+    assert C.left_plateau(losses) is None
+    losses[5] = 1.9
+    assert C.left_plateau(losses) is None
+    losses[20:] = 1.5
+    assert C.left_plateau(losses) == 12
