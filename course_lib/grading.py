@@ -962,6 +962,7 @@ def wrong_pairs(mine, theirs):
         't with four degrees of freedom is for five seeds: take n-1': around(stats.t.ppf(.975, 4)*sem),
         'this is where single differences lie: the mean varies less, by the root of n': around(t*d.std(ddof=1)),
         'the standard deviation divides by n-1 here: np.std needs ddof=1 (stats.sem has it)': around(t*d.std()/n**.5),
+        'these are the mean and half of the width: give the ends, mean-half and mean+half': np.array([d.mean(), t*sem]),
         '.975, not .95: 2.5 % are cut off at each end': around(stats.t.ppf(.95, n-1)*sem),
         'this is one standard error on each side: multiply it by t': around(sem)}
 

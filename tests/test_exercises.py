@@ -326,7 +326,7 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('paired_interval', '.975', '.95', '2.5 % are cut off'), ('paired_interval', 'stats.sem(differences)', 'differences.std(ddof=1)', 'the mean varies less'),
     ('paired_interval', 'stats.sem(differences)', 'stats.sem(differences, ddof=0)', 'needs ddof=1'), ('paired_interval', 'stats.t.ppf(.975, len(differences)-1) * ', '', 'multiply it by t'),
     ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return stats.ttest_ind(list(mine.values()), list(theirs.values())).confidence_interval()', 'not paired'),
-    ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return differences.mean(), half', 'comes first'),
+    ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return differences.mean(), half', 'the mean and half of the width'),
     ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return half', 'two numbers are wanted'),
     ('train_by_init', "nonlinearity='relu'", "nonlinearity='linear'", 'vanishes'), ('train_by_init', 'nn.init.kaiming_normal_(m.weight', 'nn.init.kaiming_normal_(m.bias[None]', 'explodes'),
     ('train_by_init', 'def Sub(net):', 'def Sub(net):\n    net[1] = nn.BatchNorm1d(32)', 'no longer the same'),
