@@ -17,6 +17,7 @@ import threading, time, warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
+import numpy as np
 import torch, torch.nn.functional as F
 from fastcore.script import call_parse
 from torch import nn, Tensor
@@ -192,7 +193,9 @@ READ = dict(
     batch_mean=('datasets', 'What the network should see'), units=('init_in_practice', 'Plateau or death?'), collapse=('init_in_practice', 'Plateau or death?'),
     loss=('init_in_practice', 'What should the first loss be?'),
     image=('layernorm', 'Four layers of one name'), few=('small_batch', 'What few values say about a mean and a variance'),
-    tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'Momentum'))
+    tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'Momentum'),
+    interval=('seeds', 'A mean, and how far to trust it'), pairs=('seeds', 'Pairs'), verdict=('seeds', 'Verdicts'),
+    many_seeds=('seeds', 'How many seeds?'))
 
 # %% ../nbs/library/grading.ipynb #9c3d7f93
 WORDS = [  # pattern in a message, what to tell the learner, where to read; of two mistakes the lost gradient is told where gradients are asked for
@@ -913,6 +916,126 @@ EXERCISES |= dict(
     few_values=numbers('small_batches', 'eight values, and three', 'few',
         spread8=((2/7)**.5, [(2/7, 'this is the variance of the estimate; its root is asked for'), (.5, 'n-1 degrees of freedom, not n: √(2/7)'), (8**-.5, 'that is the spread of the mean')]),
         directions=(1, [(2, 'shifting and scaling are both taken out of three'), (3, 'the output sees neither a shift nor a scale'), (0, 'that is so with two values')])))
+
+# %% ../nbs/library/grading.ipynb #5eed0002
+def coverage_of(interval, seeds=3):
+    "A test's call: the share that a submission gives for `interval`, and the lists of values that it drew."
+    drawn = []
+    def seen(values):
+        drawn.append(np.asarray(values, float).ravel())
+        return interval(drawn[-1])
+    def call(f):
+        drawn.clear()
+        share = f(seen, seeds)
+        if share is None: raise Miss('it returns None: is a `return` missing?')
+        try: share = float(share)
+        except (TypeError,ValueError): raise Miss(f'a number is wanted, not the type {type(share).__name__}')
+        if not 0<=share<=1: raise Miss(f'{share:.6g} is no share: divide the count by the number of experiments')
+        return share,drawn
+    return call
+
+def draws_seeds(f):
+    "The interval is asked often enough, each time about other values, as many as there are seeds."
+    _,drawn = coverage_of(lambda v: (-1., 1.), 5)(f)
+    if not drawn: raise Miss('the interval was never asked: call it with the values of each experiment')
+    sizes = {len(v) for v in drawn}
+    if sizes!={5}: raise Miss(f'for 5 seeds the interval was given {min(sizes)} values: it needs one for each seed')
+    if len({float(v.mean()) for v in drawn})<len(drawn)/2: raise Miss('each experiment draws the same values: make the generator once, before the loop')
+    if len(drawn)<300: raise Miss(f'only {len(drawn)} experiments: a thousand tell the share to about a hundredth')
+
+def counts_holding(f):
+    "0 is what an interval should hold, and both ends count."
+    always,never = (coverage_of(lambda v, o=o: o)(f)[0] for o in ((-9., 9.), (8., 9.)))
+    if (always,never)==(0,1): raise Miss('this is the share of the intervals that miss the truth')
+    if always<1 or never>0: raise Miss(f'an interval from -9 to 9 always holds the true mean, 0, and one from 8 to 9 never; yours say {always:.2f} and {never:.2f}')
+    call = coverage_of(lambda v: (-1., 1.))
+    if len({float(v.mean()) for v in call(f)[1]})<100 or len(call(f)[1][0])!=3: return  # told by `draws_seeds`
+    above,below = (coverage_of(lambda v, i=i: ((v.mean(), 9.), (-9., v.mean()))[i])(f)[0] for i in (0, 1))
+    if min(above, below)>.95: raise Miss('the mean of the values lies in nearly every interval: ask for the true mean, which is 0')
+    if max(above, below)>.95 and min(above, below)>.3: raise Miss('both ends count: the lower one lies below 0 and the upper one above')
+    if max(above, below)>.6: raise Miss('the true mean of your values is not 0')
+
+# %% ../nbs/library/grading.ipynb #5eed0003
+def seed_rows(n):
+    "Two methods, accuracies by seed, the second in another order."
+    mine,theirs = (.812, .781, .790, .803, .799),(.789, .775, .793, .796, .781)
+    return dict(zip(range(n), mine)),dict(reversed([*zip(range(n), theirs)]))
+
+def gives_ends(f):
+    ends = f(*seed_rows(5))
+    if ends is None: raise Miss('it returns None: is a `return` missing?')
+    if not isinstance(ends, (tuple,list,np.ndarray)) or len(ends)!=2: raise Miss('two numbers are wanted: the lower and the upper end')
+    lo,hi = map(float, ends)
+    if not lo<hi: raise Miss(f'the lower end comes first, and below the upper one; here {lo:.4f} and {hi:.4f}')
+
+def wrong_pairs(mine, theirs):
+    "The right ends of the interval, and those that one gets by known mistakes."
+    from scipy import stats  # here, as one exercise needs it
+    a,b = (np.array([o[s] for s in sorted(o)]) for o in (mine, theirs))
+    d,n = a-b,len(a)
+    t,sem = stats.t.ppf(.975, n-1),stats.sem(d)
+    def around(half, d=d): return np.array([d.mean()-half, d.mean()+half])
+    by_place = np.array([*mine.values()])-np.array([*theirs.values()])
+    return around(t*sem),{
+        'paired by their place in the dictionary: the two list their seeds in another order; take theirs[seed]': around(t*stats.sem(by_place), by_place),
+        'the wrong way round: mine minus theirs is asked for': -around(t*sem)[::-1],
+        'not paired: it takes the spread of each method; subtract seed by seed, then take the spread of the differences': np.array(stats.ttest_ind(a, b).confidence_interval()),
+        '1.96 is for many seeds: few need t, with n-1 degrees of freedom': around(1.96*sem),
+        'n differences leave n-1 degrees of freedom': around(stats.t.ppf(.975, n)*sem),
+        't with four degrees of freedom is for five seeds: take n-1': around(stats.t.ppf(.975, 4)*sem),
+        'this is where single differences lie: the mean varies less, by the root of n': around(t*d.std(ddof=1)),
+        'the standard deviation divides by n-1 here: np.std needs ddof=1 (stats.sem has it)': around(t*d.std()/n**.5),
+        'these are the mean and half of the width: give the ends, mean-half and mean+half': np.array([d.mean(), t*sem]),
+        '.975, not .95: 2.5 % are cut off at each end': around(stats.t.ppf(.95, n-1)*sem),
+        'this is one standard error on each side: multiply it by t': around(sem)}
+
+def right_pairs(n):
+    "A test with `n` seeds."
+    def test(f):
+        mine,theirs = seed_rows(n)
+        right,known = wrong_pairs(mine, theirs)
+        ends = np.array([float(o) for o in f(mine, theirs)])
+        def near(o): return np.allclose(ends, o, rtol=0, atol=1e-5)
+        if near(right): return
+        for why,wrong in known.items():
+            if near(wrong): raise Miss(why)
+        if not ends[0]<right.mean()<ends[1]: raise Miss(f'the mean difference, {right.mean():.4f}, does not lie between your ends')
+        raise Miss(f'each side is {np.ptp(ends)/2:.4f} wide in place of {np.ptp(right)/2:.4f}')
+    return test
+
+# %% ../nbs/library/grading.ipynb #5eed0004
+def is_verdict(truth, wrong):
+    "A test of one word."
+    def test(v):
+        if not isinstance(v, str): raise Miss(f"a word is wanted, 'holds', 'fails' or 'open', not the type {type(v).__name__}")
+        v = v.strip().lower()
+        if v not in ('holds','fails','open'): raise Miss(f"{one_line(v, 20)!r} is no verdict: 'holds', 'fails' or 'open'")
+        if v!=truth: raise Miss(wrong[v])
+    return test
+
+VERDICTS = dict(  # claim -> what is right, and why the two others are not
+    group=('holds', dict(fails='the whole interval lies on the side that is claimed', open='0 is far outside, and it was the only comparison: what is left open?')),
+    two_points=('fails', dict(holds='the cost is real, but the claim names a size: where does 0.02 lie?', open='the claim names a size, 0.02, and the interval ends below it')),
+    layer=('open', dict(holds='look at the lower end: it is below 0', fails='from this interval it may well be 2 to 5 points')),
+    best_of_six=('open', dict(holds='one of six comparisons: six times .035 is .21', fails='a p-value that is too large refutes nothing')),
+    edge=('open', dict(holds='the interval is fine, but was each judged at its own best rate?', fails='nobody knows yet: its best rate was not tried')))
+
+# %% ../nbs/library/grading.ipynb #5eed0005
+EXERCISES |= dict(
+    coverage=Exercise('small_batches', 'how often an interval is right', 'interval', (
+        Property('gives a share', lambda f: coverage_of(lambda v: (-1., 1.))(f) and None, gate=True),
+        Property('asks about new values, one for each seed', draws_seeds), Property('counts the intervals that hold 0', counts_holding))),
+    paired_interval=Exercise('small_batches', 'the interval of a paired difference', 'pairs', (
+        Property('gives two ends', gives_ends, gate=True), Property('right for five seeds', right_pairs(5)), Property('right for three', right_pairs(3)))),
+    verdicts=Exercise('small_batches', 'holds, fails or open', 'verdict', tuple(
+        Property(k, of_key(k, is_verdict(*v))) for k,v in VERDICTS.items()), 'verdicts'),
+    seed_count=numbers('small_batches', 'how many seeds', 'many_seeds',
+        five=(2.7764*.02/5**.5, [(1.96*.02/5**.5, '1.96 is for many seeds: with five, t is 2.78'), (2.7764*.02, 'this is for one pair: the mean of five varies less, by the root of 5'),
+            (2*2.7764*.02/5**.5, 'this is the whole width; half of it is asked for')]),
+        pairs=(18, [(16, 'with 1.96 it would be 16, but t with 15 degrees of freedom is 2.13'), (17, 'with 17 pairs it is .0103: one more'), (5, 'five pairs tell differences of about .025')]),
+        finer=(64, [(72, 'nearly: four times the pairs bring more than half the width, since t falls as well'), (36, 'half the width needs four times the pairs, not twice'), (63, 'with 63 it is .00504: one more'),
+            (62, 'with 1.96 it would be 62, but t is still 2.00 there')]),
+        false=(1-.95**10, [(.5, 'this is how many false alarms there are on average: how often is there at least one?'), (.05, 'that is one comparison; ten are made'), (.95**10, 'this is how often there is none'), (.05**10, 'this is how often all ten are false')])))
 
 # %% ../nbs/library/grading.ipynb #fc0d0107
 READ |= dict(events=('learner', 'Events'), resume=('training', 'Checkpoints'))

@@ -1,7 +1,8 @@
 """The graders name each planted mistake, survive anything, and every exercise notebook is solved by its own solutions."""
 import json, math, os, re, sys, threading, time
 from pathlib import Path
-import pytest, torch, torch.nn.functional as F
+import numpy as np, pytest, torch, torch.nn.functional as F
+from scipy import stats
 from torch import nn
 
 from course_lib import exercises as E
@@ -203,12 +204,28 @@ def put_back(run, state):
     torch.set_rng_state(state['rng'])
 Sub = state_of, put_back
 '''
-RIGHT = dict(batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
+COVERAGE = '''
+def Sub(interval, seeds):
+    held = 0
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        values = rng.normal(size=seeds)
+        lo, hi = interval(values)
+        held += lo <= 0 <= hi
+    return held/1000
+'''
+PAIRED = '''
+def Sub(mine, theirs):
+    differences = np.array([mine[seed]-theirs[seed] for seed in mine])
+    half = stats.t.ppf(.975, len(differences)-1) * stats.sem(differences)
+    return differences.mean()-half, differences.mean()+half
+'''
+RIGHT = dict(coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
     standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
 
 def submission(src):
-    ns = dict(torch=torch, nn=nn, F=F, math=math, time=time, sys=sys, gain=gain)
+    ns = dict(torch=torch, nn=nn, F=F, np=np, stats=stats, math=math, time=time, sys=sys, gain=gain)
     exec(src, ns)
     return ns['Sub']
 
@@ -328,6 +345,20 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('batch_renorm', 'self.rmax).detach()', 'self.rmax)', 'gradient flows through r:'), ('batch_renorm', '((m-mean)/std)', '((m-mean)/s)', 'divided by the running'),
     ('batch_renorm', 'mean.lerp(m.detach(), self.momentum)', 'mean.lerp(m.detach(), 1-self.momentum)', 'momentum the wrong way round'),
     ('batch_renorm', 'std.lerp(s.detach(), self.momentum)', '(std**2).lerp(s.detach()**2, self.momentum).sqrt()', 'variance is moved'),
+    ('coverage', 'held += lo <= 0 <= hi', 'held += not lo <= 0 <= hi', 'that miss the truth'), ('coverage', 'held/1000', 'held', 'is no share'),
+    ('coverage', 'held/1000', 'held/10', 'is no share'), ('coverage', 'range(1000)', 'range(50)', 'thousand tell'),
+    ('coverage', 'rng.normal(size=seeds)', 'rng.uniform(size=seeds)', 'true mean of your values is not 0'), ('coverage', 'rng.normal(size=seeds)', 'rng.normal(size=1000)', 'one for each seed'),
+    ('coverage', 'rng.normal(size=seeds)', 'np.random.default_rng(0).normal(size=seeds)', 'each experiment draws the same values'),
+    ('coverage', 'lo <= 0 <= hi', 'lo <= values.mean() <= hi', 'ask for the true mean'), ('coverage', 'lo <= 0 <= hi', 'lo <= 0', 'both ends count'),
+    ('coverage', 'lo <= 0 <= hi', 'lo <= 8.5 <= hi', 'yours say 1.00 and 1.00'), ('coverage', 'return held/1000', 'return', 'is a `return` missing?'),
+    ('paired_interval', '[mine[seed]-theirs[seed] for seed in mine]', '[a-b for a,b in zip(mine.values(), theirs.values())]', 'paired by their place'),
+    ('paired_interval', 'mine[seed]-theirs[seed]', 'theirs[seed]-mine[seed]', 'the wrong way round'), ('paired_interval', 'stats.t.ppf(.975, len(differences)-1)', '1.96', '1.96 is for many seeds'),
+    ('paired_interval', 'len(differences)-1', 'len(differences)', 'leave n-1 degrees of freedom'), ('paired_interval', 'len(differences)-1', '4', 'is for five seeds'),
+    ('paired_interval', '.975', '.95', '2.5 % are cut off'), ('paired_interval', 'stats.sem(differences)', 'differences.std(ddof=1)', 'the mean varies less'),
+    ('paired_interval', 'stats.sem(differences)', 'stats.sem(differences, ddof=0)', 'needs ddof=1'), ('paired_interval', 'stats.t.ppf(.975, len(differences)-1) * ', '', 'multiply it by t'),
+    ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return stats.ttest_ind(list(mine.values()), list(theirs.values())).confidence_interval()', 'not paired'),
+    ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return differences.mean(), half', 'the mean and half of the width'),
+    ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return half', 'two numbers are wanted'),
     ('train_by_init', "nonlinearity='relu'", "nonlinearity='linear'", 'vanishes'), ('train_by_init', 'nn.init.kaiming_normal_(m.weight', 'nn.init.kaiming_normal_(m.bias[None]', 'explodes'),
     ('train_by_init', 'def Sub(net):', 'def Sub(net):\n    net[1] = nn.BatchNorm1d(32)', 'no longer the same'),
     ('stop_at_nan', 'after_loss', 'after_batch', 'too late'), ('stop_at_nan', 'after_loss', 'after_backward', 'in validation goes unseen'),
@@ -355,8 +386,14 @@ WRONG_NUMBERS = [('gain_relu', 1.716, 'keeps the variance'), ('gain_relu', 2, 'v
     ('running_after', dict(mean=.9, var=1.1), 'momentum the wrong way round'), ('running_after', dict(mean=.1, var=1.), 'unbiased one, 2, is tracked'), ('output_std', 1., 'divides by n-1'),
     ('first_loss', dict(thousand=3, sure=27, constant=math.log(10)), 'logarithm to base 10'), ('first_loss', dict(thousand=math.log(1000), sure=30, constant=math.log(10)), 'one image in ten'),
     ('first_loss', dict(thousand=math.log(1000), sure=27, constant=0), 'the same answer'), ('first_loss', dict(thousand=math.log(1000), sure=27), "'constant' is missing"),
-    ('rescue_run', dict(lr=.1, leak=.1), 'change one thing; this changes 2'), ('rescue_run', dict(lr=.4), 'lr is 0.4 already'), ('rescue_run', dict(depth=9), "the recipe has no 'depth'"), ('rescue_scale', .1, 'a dictionary is wanted'),
+    ('rescue_run', dict(lr=.1, leak=.1), 'change one thing; this changes 2'), ('rescue_run', dict(lr=.4), 'lr is 0.4 already'), ('rescue_run', dict(depth=9), "the recipe has no 'depth'"), ('rescue_run', .1, 'a dictionary is wanted'),
     ('rescue_run', dict(epochs=50), 'six epochs are enough'), ('rescue_run', dict(momentum=1), 'between 0 and 1'),
+    ('verdicts', dict(group='open', two_points='fails', layer='open', best_of_six='open', edge='open'), 'what is left open'),
+    ('verdicts', dict(group='holds', two_points='holds', layer='open', best_of_six='open', edge='open'), 'names a size'),
+    ('verdicts', dict(group='holds', two_points='fails', layer='holds', best_of_six='open', edge='open'), 'look at the lower end'),
+    ('verdicts', dict(group='holds', two_points='fails', layer='open', best_of_six='fails', edge='open'), 'refutes nothing'),
+    ('verdicts', dict(group='holds', two_points='fails', layer='open', best_of_six='open', edge='holds'), 'at its own best rate'),
+    ('verdicts', dict(group='yes', two_points='fails', layer='open', best_of_six='open', edge='open'), 'is no verdict'),
     ('mode_table', {(a,b): 'batch' if a else 'running' for a in (True,False) for b in (True,False)}, 'nothing else to use')]
 
 LINES,WIDTH = 24,100   # a screen
