@@ -291,7 +291,7 @@ def _draw_block(ax, dims, size, paint, start=0., fade=0., z=3):
         ax.plot(*xy, color=_mix(INK, PAPER, fade), lw=1, solid_joinstyle='round', zorder=z)
 
 # %% ../nbs/library/plot.ipynb #b43cd3da
-def _cells_shown_pixels(size, share, most):
+def _cells_drawn(size, share, most):
     "How many cells to draw along an axis, and how many of them share a statistic."
     if size<=most:
         return size,share
@@ -329,7 +329,7 @@ def _bare(ax):
 def _axes_panel(ax, norm, N, C, S, num_groups, most):
     "One block with its labels."
     n,c = stat_extent(norm, N, C, num_groups)
-    (a,an),(b,bn),(h,_) = _cells_shown_pixels(N, n, most),_cells_shown_pixels(C, c, most),_cells_shown_pixels(S, 0, most)
+    (a,an),(b,bn),(h,_) = _cells_drawn(N, n, most),_cells_drawn(C, c, most),_cells_drawn(S, 0, most)
     dims,size = (a,b,h),np.array([min(1, 6/a), min(1, 6/b), min(1, 4.5/h)])
     A,B,H = dims*size
     if norm.startswith('running'):  # earlier batches, behind this one

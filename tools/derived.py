@@ -76,6 +76,7 @@ def sidebar(root, pages):
         lines += [f'      - section: {part}', '        contents:']
         for n in names:
             text = f'{number_of(n)} {title(n)}'.strip()
+            if n==API: text = 'API'   # made at the same time
             if part=='Exercises': text = text.removeprefix('Exercises: ').capitalize()
             lines += [f'          - href: {n}', f'            text: "{text}"']
     return '\n'.join(lines) + '\n'
