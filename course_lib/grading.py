@@ -722,7 +722,7 @@ EXERCISES['batchnorm_nodes'] = Exercise('batchnorm', 'the gradient, node by node
 # %% ../nbs/library/grading.ipynb #bd41ca38
 def right_number(truth, wrong, tol, v):
     "Raise a `Miss` unless `v` is `truth`; where the wrong number is a known one, with its reason."
-    def near(a, b): return abs(a-b) <= tol*(abs(b) or 1)
+    def near(a, b): return abs(a-b) <= tol*(abs(b) or 1) or math.isnan(a) and math.isnan(b)
     try: v = float(v)
     except (TypeError,ValueError): raise Miss(f'a number is wanted, not the type {type(v).__name__}')
     if near(v, truth): return
@@ -879,7 +879,8 @@ EXERCISES['image_sets'] = Exercise('layernorm', 'four layer norms of an image', 
 EXERCISES |= dict(
     pooled_instance=numbers('instance_group', 'Q7: what is left to classify', 'classify',
         pooled=(0., [(1., 'that is the standard deviation; what is left of the mean after subtracting it?')]),
-        one_pixel=(0., [(1., 'one value is its own mean: what is left of it?')])),
+        one_pixel=(0., [(1., 'one value is its own mean: what is left of it?'),
+                        (math.nan, 'the unbiased variance of one value is NaN; the biased one is 0, and eps keeps the division')])),
     tiny_batch=numbers('small_batches', 'Q9: what two values can say', 'two',
         larger=(1., [(.5**.5, 'this is what the unbiased variance gives; the biased one normalizes'), (0., 'their mean lies between them, on neither')]),
         spread2=(2**.5, [(1., 'with n-1 = 1 degree of freedom the relative spread is √(2/(n-1))'), (2., 'this is the variance of the estimate; its root is asked for')]),

@@ -382,7 +382,7 @@ WRONG_NUMBERS = [('gain_relu', 1.716, 'keeps the variance'), ('gain_relu', 2, 'v
     ('bn_parameters', dict(learned=64, kept=128, values=3136), 'a weight and a bias'),
     ('ema', dict(weight=.1*.9**9, batches=44, noise=19**-.5), 'ten newer batches'), ('norm_counts', dict(batchnorm=20, layernorm=6, values=100), 'layer norm'),
     ('norm_counts', dict(batchnorm=6, layernorm=20), "'values' is missing"), ('norm_counts', [6, 20, 600], 'a dictionary is wanted'),
-    ('pooled_instance', dict(pooled=1, one_pixel=0), 'after subtracting'), ('tiny_batch', dict(larger=.7071, spread2=2**.5, spread1024=.044), 'biased one normalizes'),
+    ('pooled_instance', dict(pooled=1, one_pixel=0), 'after subtracting'), ('pooled_instance', dict(pooled=0, one_pixel=math.nan), 'unbiased variance of one'), ('tiny_batch', dict(larger=.7071, spread2=2**.5, spread1024=.044), 'biased one normalizes'),
     ('running_after', dict(mean=.9, var=1.1), 'momentum the wrong way round'), ('running_after', dict(mean=.1, var=1.), 'unbiased one, 2, is tracked'), ('output_std', 1., 'divides by n-1'),
     ('first_loss', dict(thousand=3, sure=27, constant=math.log(10)), 'logarithm to base 10'), ('first_loss', dict(thousand=math.log(1000), sure=30, constant=math.log(10)), 'one image in ten'),
     ('first_loss', dict(thousand=math.log(1000), sure=27, constant=0), 'the same answer'), ('first_loss', dict(thousand=math.log(1000), sure=27), "'constant' is missing"),
