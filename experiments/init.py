@@ -1,14 +1,12 @@
-"""Initializations on Fashion-MNIST: the table of the lesson on initialization in practice and the heat map of the lesson on LSUV.
+"""Initializations on Fashion-MNIST: the table of the lesson on initialization in practice.
 
     COURSE_DATA=<folder with fashion-mnist/> python experiments/init.py
 
-Appends one row a run to nbs/results/init_table.jsonl (all 60,000 images) and nbs/results/init_or_norm.jsonl
-(the first 6,000, so the sample is enough) and skips the runs that are already there, so it may be stopped and started again.
-`python experiments/init.py table` or `map` makes only one of them.
+Appends one row a run to nbs/results/init_table.jsonl (all 60,000 images) and skips the runs that are already there, so
+it may be stopped and started again.
 """
 import json, sys, time
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -20,7 +18,7 @@ from course_lib.datasets import DataLoaders, get_dataset
 from course_lib.init import init_weights
 from course_lib.learner import BatchTransformCB, MetricsCB, MomentumLearner, NaNGuardCB
 from course_lib.lsuv import lsuv_init
-from course_lib.models import GeneralRelu, conv, get_model
+from course_lib.models import GeneralRelu, get_model
 
 RESULTS = Path(__file__).resolve().parents[1]/'nbs/results'
 general = partial(GeneralRelu, leak=.1, sub=.4)
@@ -32,9 +30,6 @@ ROWS = dict(default=(nn.ReLU, None, False, 5), kaiming=(nn.ReLU, init_weights, F
             general=(general, kaiming, True, 5), general_own_gain=(general, own, True, 5),
             lsuv_relu=(nn.ReLU, 'lsuv', True, 5), lsuv_general=(general, 'lsuv', True, 5))
 TABLE = dict(bs=1024, lr=.2, momentum=.85, epochs=3)
-
-INITS, DEPTHS, LRS, SEEDS = ('default', 'kaiming', 'lsuv', 'batch'), (5, 10, 20, 40), (.003, .01, .03, .1, .3, 1.), (0, 1, 2)
-MAP = dict(bs=32, momentum=.85, epochs=2, n_train=6_000, n_valid=1_000, channels=8)
 
 
 def versions(): return dict(python=sys.version.split()[0], torch=torch.__version__)
@@ -78,18 +73,6 @@ def table_row(dls, row, seed):
     if norm=='callback': x = (x-dls.mean)/dls.std
     return dict(history=history, dead=dead_shares(model, getattr(act, 'func', act), x))
 
-def deep_net(depth, norm=None, c=MAP['channels']):
-    "`depth` layers with weights: two convolutions of stride 2, then 3x3 ones on 7x7 maps, then a linear layer"
-    layers = [conv(1, c, norm=norm), conv(c, c, norm=norm)] + [conv(c, c, stride=1, norm=norm) for _ in range(depth-3)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c*49, 10))
-
-def map_row(dls, init, depth, lr, seed):
-    reseed(dls, seed)
-    model = deep_net(depth, nn.BatchNorm2d if init=='batch' else None)
-    if init=='kaiming': model.apply(init_weights)
-    if init=='lsuv': lsuv_init(model, first_batch(dls))
-    return dict(history=fit(model, dls, lr, MAP['momentum'], MAP['epochs']))
-
 
 def sweep(out, keys, runs, run, config):
     "Append a row for each of `runs` that `out` doesn't hold yet"
@@ -103,21 +86,15 @@ def sweep(out, keys, runs, run, config):
         with out.open('a') as f: f.write(json.dumps(row)+'\n')
         print(*r, row['history'][-1]['accuracy'] if row['history'] else 'failed', row['seconds'], flush=True)
 
-def main(what=('table', 'map')):
+def main():
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)             # a dying signal is made of denormals, which are slow
     RESULTS.mkdir(exist_ok=True)
     dd = get_dataset('fashion_mnist')
-    if 'table' in what:
-        dls = {n: loaders(dd, TABLE['bs'], n) for n in (True, False)}
-        runs = [(r, s) for s in range(20) for r in ROWS if s<ROWS[r][3]]
-        run = lambda r,s: table_row(dls[ROWS[r][2] is True], r, s)
-        sweep(RESULTS/'init_table.jsonl', ('row', 'seed'), runs, run, dict(TABLE, n_train=len(dd['train'])))
-    if 'map' in what:
-        for k,n in (('train', MAP['n_train']), ('test', MAP['n_valid'])): dd[k] = dd[k].select(range(min(n, len(dd[k]))))
-        dls = loaders(dd, MAP['bs'])
-        runs = [(i, d, lr, s) for s,d,i,lr in product(SEEDS, DEPTHS, INITS, LRS)]
-        sweep(RESULTS/'init_or_norm.jsonl', ('init', 'depth', 'lr', 'seed'), runs, partial(map_row, dls), MAP)
+    dls = {n: loaders(dd, TABLE['bs'], n) for n in (True, False)}
+    runs = [(r, s) for s in range(20) for r in ROWS if s<ROWS[r][3]]
+    run = lambda r,s: table_row(dls[ROWS[r][2] is True], r, s)
+    sweep(RESULTS/'init_table.jsonl', ('row', 'seed'), runs, run, dict(TABLE, n_train=len(dd['train'])))
 
 
-if __name__ == '__main__': main(sys.argv[1:] or ('table', 'map'))
+if __name__ == '__main__': main()

@@ -17,6 +17,7 @@ TINY = [
     ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
     ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),
     ('batch_size', 'SWEEP', dict(ghost=32, batch_size=128, n_train=512), 1),
+    ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
 ]
 
 
