@@ -7,9 +7,11 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwa
            'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'one_line', 'culprit',
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
-           'PlainRun', 'train_recipe', 'sample_images', 'collapsed_net', 'train_sample', 'show_bug', 'clusters',
-           'diverging_net', 'train_clusters', 'stripes', 'small_net', 'train_pairs', 'grade', 'curve_shape',
-           'compare_prediction', 'course_progress']
+           'PlainRun', 'fitted_layer', 'layer_cases', 'runs_layer', 'channel_stds', 'channel_means',
+           'layer_without_bias', 'row_net', 'fitted_row', 'row_runs', 'row_stds', 'row_means', 'far_clouds',
+           'nearest_answer', 'nearest_runs', 'nearest_right', 'train_recipe', 'sample_images', 'collapsed_net',
+           'train_sample', 'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes', 'small_net',
+           'train_pairs', 'grade', 'curve_shape', 'compare_prediction', 'course_progress']
 
 # %% ../nbs/library/grading.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap
@@ -181,7 +183,8 @@ READ = dict(
     two=('runningbatchnorm', 'Two images at a time'), relatives=('runningbatchnorm', 'Relatives'),
     alike=('init', 'Why random at all?'), law=('init', 'Fifty layers, no activation'), back=('init', 'Xavier: there is a way back'), gain=('init', 'What a ReLU takes'),
     any_gain=('init', 'The gain of any activation'), fans=('weights', 'Fans'),
-    step=('lsuv', 'One step is exact'), pass_=('lsuv', 'All layers in one pass'), attempt=('lsuv', 'A first attempt'),
+    step=('lsuv', 'One step is exact'), pass_=('lsuv', 'Any model'), attempt=('lsuv', 'Not behind the activation'),
+    one_mean=('lsuv', 'Which mean?'),
     check=('checks', 'All checks at once'), state=('checks', 'Saving and loading'), dtypes=('checks', 'Dtypes'),
     outputs=('checks', 'Outputs'), switch=('checks', 'Modes'), biased=('batchnorm', 'Two variances, once and for all'),
     short=('runningbatchnorm', 'Merging without cancellation'), pearson=('signal', 'Together or not?'),
@@ -1293,6 +1296,127 @@ def stays(f):
 
 EXERCISES['init_any'] = Exercise('init', 'initialize for any activation', 'any_gain', (Property('can be called', runs_init, gate=True),
     Property('weights of the right size', right_scale), Property('zero bias', zero_bias), Property('30 layers keep their size', stays)))
+
+# %% ../nbs/library/grading.ipynb #lsuvg01
+EXERCISES['one_step'] = numbers('lsuv', 'one exact step', 'step',
+    weight=(.25, [(.125, 'divided by the variance: the standard deviation is its root'),
+                  (1., 'multiplied: the output is too large, so the weight has to shrink'),
+                  (-1.25, 'the mean is taken out by the bias; the weight only scales')]),
+    bias=(-1., [(-2., 'the mean is gone, but then the output is divided by 2, and the bias with it'),
+                (-2.5, 'the mean was measured before the division: it has to be divided as well'),
+                (-.5, 'the old bias is part of the output, and divided like the rest'),
+                (-.75, 'what is subtracted is the mean that was measured, as it is')]))
+
+def fitted_layer(f, layer, x):
+    "The output of a copy of `layer` that `f` has fitted to `x`, with channels first: (channels, values)."
+    layer = copy.deepcopy(layer)
+    params = dict(layer.named_parameters())
+    f(layer, x)
+    if any(o is not params.get(k) for k,o in layer.named_parameters()):
+        raise Miss('the layer has a new Parameter: change the numbers of the old one under no_grad, an optimizer may hold it')
+    with torch.no_grad(): y = layer(x)
+    return (y.transpose(0, 1) if y.ndim==4 else y.T).flatten(1)
+
+def layer_cases(bias=True):
+    "Layers with inputs far from mean 0: square, so that a scale along the wrong axis is not an error."
+    torch.manual_seed(0)
+    x = sample_input(200, 12, dtype=torch.float32)*torch.linspace(.2, 3, 12)+2
+    return dict(linear=(nn.Linear(12, 12, bias=bias), x), conv=(nn.Conv2d(3, 3, 3, bias=bias), x.view(-1, 3, 4, 2).repeat(1, 1, 1, 2)+1))
+
+def runs_layer(f):
+    for layer,x in layer_cases().values(): fitted_layer(f, layer, x)
+
+def channel_stds(f):
+    for name,(layer,x) in layer_cases().items():
+        y = fitted_layer(f, layer, x)
+        std = y.std(1)
+        if (std-1).abs().max()<.02: continue
+        if abs(y.std()-1)<.02 or abs((y-y.mean(1, keepdim=True)).std()-1)<.02: raise Miss(f'one scale for the whole {name} layer: each channel needs its own', 'one_mean')
+        old = fitted_layer(lambda layer, x: None, layer, x).std(1)
+        if (std*old-1).abs().max()<.02: raise Miss('divided by the variance in place of its root')
+        raise Miss(f'standard deviations of the {name} layer from {std.min():.2g} to {std.max():.2g}: does each scale meet the weights of its own output channel, weight[i]?')
+
+def channel_means(f):
+    for name,(layer,x) in layer_cases().items():
+        mean = fitted_layer(f, layer, x).mean(1)
+        if abs(mean).max()>.02 and abs(mean.mean())<.02: raise Miss(f'one mean for the whole {name} layer: each channel has its own bias', 'one_mean')
+        if abs(mean).max()>.02: raise Miss(f'a channel of the {name} layer has mean {mean[abs(mean).argmax()]:.2g}: the bias is (bias - mean)/std, all measured before the step')
+
+def layer_without_bias(f):
+    for name,(layer,x) in layer_cases(bias=False).items():
+        if (fitted_layer(f, layer, x).std(1)-1).abs().max()>.02: raise Miss(f'the {name} layer without a bias has other standard deviations than 1')
+
+EXERCISES['lsuv_layer'] = Exercise('lsuv', 'one layer, each channel by itself', 'step', (
+    Property('can be called', runs_layer, gate=True), Property('standard deviation 1 in each channel', channel_stds),
+    Property('mean 0 in each channel', channel_means), Property('works without a bias', layer_without_bias)))
+
+# %% ../nbs/library/grading.ipynb #lsuvg02
+def row_net():
+    "A row with rows in it, a layer without a bias, and an activation that shrinks."
+    torch.manual_seed(0)
+    def block(ni, no, bias): return nn.Sequential(nn.Linear(ni, no, bias=bias), nn.Sigmoid())
+    return nn.Sequential(block(20, 32, True), nn.Sequential(block(32, 32, False), block(32, 32, True)), nn.Linear(32, 5))
+
+def fitted_row(f):
+    "The outputs of the linear layers of a row that `f` has fitted."
+    net,x,outs = row_net(),sample_input(300, 20, dtype=torch.float32)*2+1,[]
+    f(net, x)
+    for m in net.modules():
+        if len(m._forward_hooks)+len(m._forward_pre_hooks): raise Miss('a hook is left behind: remove it', 'pass_')
+    hooks = [m.register_forward_hook(lambda m, i, o: outs.append(o)) for m in net.modules() if isinstance(m, nn.Linear)]
+    with torch.no_grad(): net(x)
+    for h in hooks: h.remove()
+    return outs
+
+def row_runs(f): fitted_row(f)
+
+def row_stds(f):
+    outs = fitted_row(f)
+    off = [i for i,o in enumerate(outs) if abs(o.std()-1)>.03]
+    if not off: return
+    if off==[0, 1, 2]: raise Miss('the layers inside an inner nn.Sequential are not fitted: its children are Sequentials themselves', 'pass_')
+    if 0 not in off: raise Miss(f'layer {off[0]} has std {outs[off[0]].std():.2g}: it was measured before the layers in front of it were changed', 'pass_')
+    if sum(abs(o.sigmoid().std()-1)<.03 for o in outs)>1: raise Miss("measured behind the activation: the layer's own output should have std 1", 'attempt')
+    raise Miss('standard deviations '+', '.join(f'{o.std():.3g}' for o in outs)+' in place of 1')
+
+def row_means(f):
+    outs = fitted_row(f)
+    for i in (0, 2, 3):
+        if abs(outs[i].mean())>.03: raise Miss(f'layer {i} has mean {outs[i].mean():.2g}; where there is a bias it should be 0')
+
+EXERCISES['lsuv_row'] = Exercise('lsuv', 'a row of layers', 'step', (
+    Property('runs, also on a layer without bias', row_runs, gate=True),
+    Property('standard deviation 1 in every layer', row_stds), Property('mean 0 where there is a bias', row_means)))
+
+def far_clouds(seed, n=300):
+    "Points around ten centres in 40 dimensions, of different spread, and their class numbers."
+    g = torch.Generator().manual_seed(99)
+    centres = 3+torch.randn(10, 40, generator=g)
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(10, (n,), generator=g)
+    return centres[y]*(1+.3*torch.randn(n, 1, generator=g))+torch.randn(n, 40, generator=g), y
+
+def nearest_answer(f):
+    x,y = far_clouds(1)
+    new,_ = far_clouds(2)
+    got = f(x, y, new)
+    if not isinstance(got, Tensor) or got.shape!=(len(new),): raise Miss(f'give a class number for each new image, shape ({len(new)},), not {tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__}')
+    return got, x, y, new
+
+def nearest_runs(f): nearest_answer(f)
+
+def nearest_right(f):
+    got,x,y,new = nearest_answer(f)
+    means = torch.stack([x[y==c].mean(0) for c in range(10)])
+    right = torch.cdist(new, means).argmin(1)
+    if (got==right).float().mean()>.99: return
+    if (got==torch.cdist(new, means).argmax(1)).float().mean()>.9: raise Miss('the farthest mean')
+    if (got==y[torch.cdist(new, x).argmin(1)]).float().mean()>.99: raise Miss('the nearest image, in place of the nearest mean')
+    if (got==(new@means.T).argmax(1)).float().mean()>.99: raise Miss('the largest product is not the smallest distance: long means win')
+    raise Miss(f'{(got!=right).sum()} of {len(new)} images get another class than that of the nearest mean')
+
+EXERCISES['nearest_mean'] = Exercise('lsuv', 'the nearest mean', 'batch_mean', (
+    Property('gives class numbers', nearest_runs, gate=True), Property('those of the nearest mean', nearest_right)))
 
 # %% ../nbs/library/grading.ipynb #d219fe6d
 RECIPE = dict(start='default', normalize=False, leak=0., lr=.4, momentum=.85, epochs=3)  # ends at guessing

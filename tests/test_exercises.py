@@ -146,6 +146,36 @@ def Sub(model, xb, tol=.01, max_iter=10):
             if m.bias is not None: m.bias.copy_((m.bias-mean)/std)
         hook.remove()
 '''
+LAYER_STEP = '''
+@torch.no_grad()
+def Sub(layer, x):
+    y = layer(x)
+    std, mean = torch.std_mean(y, [d for d in range(y.ndim) if d!=1])
+    layer.weight /= std.view(-1, *[1]*(layer.weight.ndim-1))
+    if layer.bias is not None:
+        layer.bias.copy_((layer.bias-mean)/std)
+'''
+ROW = '''
+@torch.no_grad()
+def Sub(net, x):
+    for layer in net:
+        if isinstance(layer, nn.Sequential):
+            x = Sub(layer, x)
+            continue
+        y = layer(x)
+        if isinstance(layer, nn.Linear):
+            std, mean = torch.std_mean(y)
+            layer.weight /= std
+            if layer.bias is not None:
+                layer.bias.copy_((layer.bias-mean)/std)
+        x = layer(x)
+    return x
+'''
+NEAREST = '''
+def Sub(x, y, new):
+    means = torch.stack([x[y==c].mean(0) for c in range(10)])
+    return torch.cdist(new, means).argmin(1)
+'''
 NET = '''
 def Sub():
     c = lambda i, o: [nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
@@ -221,7 +251,8 @@ def Sub(mine, theirs):
     return differences.mean()-half, differences.mean()+half
 '''
 RIGHT = dict(coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
-    standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
+    standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, lsuv_layer=LAYER_STEP, lsuv_row=ROW, nearest_mean=NEAREST,
+    builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
 
 def submission(src):
@@ -332,6 +363,21 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('lsuv', 'std<1e-6 or ', '', 'dead layer has std 0'),
     ('lsuv', '        hook.remove()', '        pass', 'hook is left behind'),
     ('lsuv', "if m.bias is not None: m.bias.copy_((m.bias-mean)/std)", 'pass', 'the mean of'),
+    ('lsuv_layer', 'std.view(-1, *[1]*(layer.weight.ndim-1))', 'std', 'does each scale meet'),
+    ('lsuv_layer', 'y, [d for d in range(y.ndim) if d!=1]', 'y', 'one scale for the whole'),
+    ('lsuv_layer', '[1]*(layer.weight.ndim-1))', '[1]*(layer.weight.ndim-1))**2', 'variance in place of its root'),
+    ('lsuv_layer', '(layer.bias-mean)/std', '(layer.bias-mean.mean())/std', 'has mean'),
+    ('lsuv_layer', '(layer.bias-mean)/std', 'layer.bias/std-mean', 'has mean'),
+    ('lsuv_layer', 'if layer.bias is not None:', 'if True:', 'raises AttributeError'),
+    ('lsuv_layer', '    y = layer(x)', '    y = layer(x); layer.weight = nn.Parameter(layer.weight.clone())', 'a new Parameter'),
+    ('lsuv_row', '            x = Sub(layer, x)\n            continue\n', '            pass\n', 'inner nn.Sequential'),
+    ('lsuv_row', '        x = layer(x)\n', '        x = y\n', 'measured before the layers in front'),
+    ('lsuv_row', 'torch.std_mean(y)', 'torch.std_mean(y.sigmoid())', 'in place of 1'),
+    ('lsuv_row', 'if layer.bias is not None:', 'if False:', 'has mean'),
+    ('lsuv_row', 'if layer.bias is not None:', 'if True:', 'raises AttributeError'),
+    ('nearest_mean', 'argmin', 'argmax', 'the farthest'), ('nearest_mean', 'torch.cdist(new, means).argmin(1)', '(new@means.T).argmax(1)', 'long means win'),
+    ('nearest_mean', 'torch.cdist(new, means).argmin(1)', 'y[torch.cdist(new, x).argmin(1)]', 'nearest image'),
+    ('nearest_mean', 'argmin(1)', 'argmin()', 'a class number for each'),
     ('builtin_net', 'bias=False', 'bias=True', 'keeps its bias'), ('builtin_net', 'nn.BatchNorm2d(o), ', '', 'no nn.BatchNorm2d'),
     ('builtin_net', 'nn.Flatten()', 'nn.BatchNorm2d(10), nn.Flatten()', 'norm after the last layer'),
     ('schedule', '    def lr', '    steps *= 10\n    def lr', 'peak is'), ('schedule', '(.3*steps)', '(.5*steps)', 'peak'),

@@ -19,6 +19,7 @@ TINY = [
     ('ledger', 'SWEEP', dict(lr=0.2, n_train=2048, epochs=1), 1),
     ('batch_size', 'SWEEP', dict(ghost=32, batch_size=128, n_train=512), 1),
     ('collapse', 'SWEEP', dict(lr=0.4, epochs=4, rescue_at=1, batch_size=64, n_train=640), 1),
+    ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
 ]
 
 

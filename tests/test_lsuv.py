@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from course_lib.init import WEIGHTED
+from course_lib.activations import WEIGHTED
 from course_lib.lsuv import lsuv_init, orthonormal
 from course_lib.models import GeneralRelu, LeNet, ResBlock, get_model
 
