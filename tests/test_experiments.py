@@ -179,6 +179,10 @@ def test_mend():
     dead = C.look(broken(), dataclasses.replace(images, mean=0.0, std=1.0))
     assert dead['dead'][3] == 1 and dead['spread'] == 0 and dead['dead'][1] >= 5 / 16
     assert C.look(broken('leak'), images)['dead'] == [0] * 4
+    black = dataclasses.replace(images, x=torch.cat([images.x * 0, images.x]), y=images.y.repeat(2), mean=0.0, std=1.0)
+    fresh = C.model(C.Collapse('default', 0.2, 0))
+    assert C.look(fresh, black)['dead'][0] == 0  # on for some image is alive, whatever the first thousand say
+    assert not any(block[0].bias.any() for block in C.model(C.Collapse('kaiming', 0.2, 0))[:-1])
     C.mend(rescaled := broken(), x, False, True)
     for old, new in zip(before, outputs(rescaled)):
         assert torch.equal(old != 0, new != 0)
