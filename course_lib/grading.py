@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwatch', 'stop_by_alarm', 'stop_by_thread',
-           'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'one_line', 'culprit',
+           'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'NotYet', 'one_line', 'culprit',
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
            'PlainRun', 'fitted_layer', 'layer_cases', 'runs_layer', 'channel_stds', 'channel_means',
@@ -153,10 +153,10 @@ def run_quietly(
 def is_blank(
     f,  # function, class or value
 ):
-    "Was `f` left as the starting cell gave it: `...`, None, a body of `...`, or a class whose first blank method is the work?"
+    "Was `f` left as the starting cell gave it: `...`, None, a body of `...`, a class whose first blank method is the work, or a dictionary of these?"
     if f is None or f is ...: return True
     if isinstance(f, (tuple,list)): return len(f)>0 and any(is_blank(o) for o in f)
-    if isinstance(f, dict): return len(f)>0 and any(is_blank(o) for o in f.values())
+    if isinstance(f, dict): return len(f)>0 and all(is_blank(o) for o in f.values())
     if inspect.isclass(f):
         if issubclass(f, Callback):
             return all(is_blank(o) for o in vars(f).values() if inspect.isfunction(o))
@@ -171,7 +171,7 @@ def is_blank(
 READ = dict(
     layer=('batchnorm', 'What if a channel had one scale for the whole batch?'),
     variance=('batchnorm', 'Two variances, once and for all'), chain=('batchnorm', 'A chain of `lerp`'),
-    gradient=('batchnorm_gradient', 'The whole gradient, node by node'), modes=('batchnorm', 'Train and eval'),
+    gradient=('batchnorm_gradient', 'The whole gradient, node by node'), find=('batchnorm_gradient', 'Find the mistake'), modes=('batchnorm', 'Train and eval'),
     one_batch=('batchnorm', 'Why not the statistics of one batch at inference?'),
     standardize=('layernorm', 'Three lines'), affine=('layernorm', 'Scale and shift'),
     layernorm=('layernorm', 'The layer'), rms=('layernorm', 'RMSNorm: leave out the mean'),
@@ -252,6 +252,8 @@ class Miss(AssertionError):
         super().__init__(mistake)
         self.read = read
 
+class NotYet(Miss): "One of several answers that is still as the starting cell gave it: no mistake."
+
 def one_line(
     s,           # anything
     width:int=90, # characters at most
@@ -312,7 +314,7 @@ class Result(NamedTuple):
     "What came of one property."
     claim:str          # as in `Property`
     mark:str           # '✓', '✗', or '–' for not tried
-    why:str=''         # for ✗: the likely mistake
+    why:str=''         # for ✗: the likely mistake; for –: what is missing
     read:str=''        # for ✗: key of `READ`
 
 # %% ../nbs/library/grading.ipynb #7a20196e
@@ -336,7 +338,8 @@ class Report:
         for r in self.results:
             again = r.why in told
             more = r.mark=='✗' and not again and len(told)==3
-            res.append(f'{r.mark} {r.claim}' + (' (the same mistake)' if again else ' (explained when those above are mended)' if more else ''))
+            open_ = f': {r.why}' if r.mark=='–' and r.why else ''
+            res.append(f'{r.mark} {r.claim}{open_}' + (' (the same mistake)' if again else ' (explained when those above are mended)' if more else ''))
             if r.mark=='✗' and not again and not more:
                 told.append(r.why)
                 res += textwrap.wrap(r.why, 100, initial_indent='    ', subsequent_indent='    ', max_lines=2, placeholder=' …')
@@ -359,6 +362,7 @@ def try_properties(
         if printed.n==0: printed.write(out.printed.getvalue())
         printed.n = max(printed.n, out.printed.n)
         if out.error is None: res.append(Result(p.claim, '✓'))
+        elif isinstance(out.error, NotYet): res.append(Result(p.claim, '–', str(out.error)))
         else: res.append(Result(p.claim, '✗', *in_words(out.error, p.read or ex.read, seconds)))
         shut = out.error is not None and (p.gate or isinstance(out.error, TimeUp))
     return res,printed
@@ -607,12 +611,29 @@ def gives_tensor(*shape):
         expect_tensor(y, shape)
     return test
 
+def why_standardize(y, dims, eps=1e-3):
+    "Raise a `Miss` if `y` comes from statistics over everything, or from a forgotten root, or from both."
+    whole = (0,1,2,3)
+    for over,spread,power in itertools.product((dims,whole), (dims,whole), (.5,1)):
+        mean = X.mean(over, keepdim=True)
+        for var in ((X-mean).square().mean(spread, keepdim=True), X.var(spread, keepdim=True, correction=0)):
+            if not torch.allclose(y, (X-mean)/(var+eps)**power, atol=1e-9): continue
+            where = ' and '.join(k for k,d in (('mean',over), ('variance',spread)) if d==whole)
+            wrong = [f'taken over everything, the other examples included: {where}; use dims'] * bool(where)
+            wrong += ['divided by the variance, not by its root'] * (power==1)
+            raise Miss('; '.join(wrong))
+
 def standardizes(dims):
     "A test on one set of axes."
     def test(f):
         def mine(x): return f(x, dims, eps=1e-3)
         def right(x): return normalize_as(x, Recipe(dims, eps=1e-3))
-        check_outputs(mine, right, X)
+        try: check_outputs(mine, right, X)
+        except AssertionError as e:
+            said = str(e).replace('training output', 'output')    # a function has no modes
+            if "Bessel's correction" in said: raise Miss('unbiased variance: it divides by n-1, the formula by n; ask for var(..., correction=0)')
+            if 'differs by' in said: why_standardize(mine(X.clone()), dims)
+            raise AssertionError(said) from None
         check_gradients(mine, right, X)
     return test
 
@@ -676,13 +697,17 @@ KNOWN = dict(  # node -> its row, from the values of the nodes and the rows befo
         'xhat = c·r, so its derivative by r is c, not xhat': lambda o, d: (d['xhat']*o['xhat']).sum(1, keepdim=True)}),
     v=(lambda o, d: -o['r']**3/2*d['r'], {
         'the sign: a larger variance makes r smaller': lambda o, d: o['r']**3/2*d['r'],
-        'the derivative of v**-.5 is -.5·v**-1.5, and v**-1.5 is r³': lambda o, d: -o['r']/2*d['r']}),
+        'the derivative of v**-.5 is -.5·v**-1.5, and v**-1.5 is r³': lambda o, d: -o['r']/2*d['r'],
+        'r is v**-.5, so v**-1.5 is r³, not r²': lambda o, d: -o['r']**2/2*d['r'],
+        'the factor ½ is missing: the derivative of v**-.5 is -.5·v**-1.5': lambda o, d: -o['r']**3*d['r'],
+        'that is what detaching does: r does depend on v, as (v+eps)**-.5': lambda o, d: 0*d['r']}),
     c=(lambda o, d: o['r']*d['xhat'] + 2/o['c'].shape[1]*o['c']*d['v'], {
         'c leaves through v as well: 2/n·c·dv is missing': lambda o, d: o['r']*d['xhat'],
         'v is a mean of squares: its derivative has 2/n, not 2': lambda o, d: o['r']*d['xhat'] + 2*o['c']*d['v']}),
     mu=(lambda o, d: -d['c'].sum(1, keepdim=True), {
         'the sign: c = x - mu': lambda o, d: d['c'].sum(1, keepdim=True),
-        'a mean in place of a sum: mu is subtracted from all n values': lambda o, d: -d['c'].mean(1, keepdim=True)}),
+        'a mean in place of a sum: mu is subtracted from all n values': lambda o, d: -d['c'].mean(1, keepdim=True),
+        'that is what detaching does: mu is subtracted from every value, so c does depend on it': lambda o, d: 0*o['r']}),
     x=(lambda o, d: d['c'] + d['mu']/o['c'].shape[1], {
         'x leaves through mu as well: dmu/n is missing': lambda o, d: d['c'],
         'mu is a mean: its derivative by one value is 1/n': lambda o, d: d['c'] + d['mu']}))
@@ -716,7 +741,7 @@ def right_node(k):
         if d[k].shape==row(o, d).shape and same(row): return
         for why,guess in wrong.items():
             if same(guess): raise Miss(why)
-        raise Miss(f'shape {tuple(d[k].shape)}: what is it summed over?' if d[k].shape!=row(o, d).shape else f'd{k} differs: go through the edges that leave {k}')
+        raise Miss(f'shape {tuple(d[k].shape)}: what is it summed over?' if d[k].shape!=row(o, d).shape else f"d{k} differs: {'one edge leaves' if k in ('r','v','xhat','mu') else 'two edges leave'} {k}; multiply by the derivative along each")
     return test
 
 EXERCISES['batchnorm_nodes'] = Exercise('batchnorm', 'the gradient, node by node', 'gradient', (
@@ -729,20 +754,21 @@ def right_number(truth, wrong, tol, v):
     try: v = float(v)
     except (TypeError,ValueError): raise Miss(f'a number is wanted, not the type {type(v).__name__}')
     if near(v, truth): return
-    for n,why in wrong:
-        if near(v, n): raise Miss(why)
+    for n,*why in wrong:
+        if near(v, n): raise Miss(*why)
     raise Miss(f'{v:.6g} is not it' + (': too large' if v>truth else ': too small' if v<truth else ''))
 
 def right_entry(k, test, answers):
     "Apply `test` to the entry `k` of a dictionary."
     if not isinstance(answers, dict): raise Miss(f'a dictionary is wanted, not the type {type(answers).__name__}')
     if k not in answers: raise Miss(f'the answer {k!r} is missing')
+    if is_blank(answers[k]): raise NotYet('not filled in yet')
     test(answers[k])
 
 # %% ../nbs/library/grading.ipynb #94832675
 def is_number(
     truth:float,    # right answer
-    wrong=(),       # pairs (number, what its author was thinking)
+    wrong=(),       # (number, what its author was thinking, where to read if not in the exercise's section)
     tol:float=None, # relative tolerance, of what is 0: absolute; None: 1 %, but an `int` is a count, and exact
 ):                  # a test, for `Property`
     "A test of a number."
@@ -809,11 +835,11 @@ EXERCISES |= dict(
         kept=(128, [(64, 'each channel keeps a mean and a variance'), (256, 'weight and bias are learned, not kept from the data')]),
         values=(3136, [(784, 'the four images share the statistic, too'), (4, 'a statistic of a channel is taken over the pixels, too'), (64*3136, 'each channel has a statistic of its own')])),
     one_three=numbers('batchnorm', 'values 1 and 3 by hand', 'variance',
-        output=(1., [(2**-.5, 'this divides by the unbiased standard deviation, √2: the biased one normalizes'), (-1., 'that is what becomes of the 1'),
+        output=(1., [(3., 'that is the value as it came in: subtract the mean, then divide'), (2**-.5, 'this divides by the unbiased standard deviation, √2: the biased one normalizes'), (-1., 'that is what becomes of the 1'),
                      (.5, 'this divides by the unbiased variance: by its root, and the biased one')]),
-        mean=(.2, [(2., 'that is the mean of the batch; the running mean goes a tenth of the way to it'), (1.8, "momentum the wrong way round: it is the new batch's weight")]),
-        var=(1.1, [(1., 'the biased variance is 1 like the start; the unbiased one is kept'), (2., 'that is the unbiased variance of the batch; the running one goes a tenth of the way to it'),
-                   (1.9, "momentum the wrong way round: it is the new batch's weight"), (.2, 'the running variance starts at 1, not at 0')])),
+        mean=(.2, [(2., 'that is the mean of the batch; the running mean goes a tenth of the way to it', 'chain'), (1.8, "momentum the wrong way round: it is the new batch's weight", 'chain')]),
+        var=(1.1, [(1., 'the biased variance is 1 like the start; the unbiased one is kept'), (2., 'that is the unbiased variance of the batch; the running one goes a tenth of the way to it', 'chain'),
+                   (1.9, "momentum the wrong way round: it is the new batch's weight", 'chain'), (.2, 'the running variance starts at 1, not at 0', 'chain')])),
     ema=numbers('batchnorm', 'Q2: what a chain of lerps averages', 'chain',
         weight=(.1*.9**10, [(.1*.9**9, 'ten newer batches came after it, so ten factors 1-momentum'), (.9**10, 'it entered with weight momentum'), (.9*.1**10, "momentum the wrong way round: it is the new batch's weight")]),
         batches=(44, [(43, 'after 43 batches it is still 1.07 away: round up'), (22, 'momentum is .1, not .2')]),
@@ -822,6 +848,29 @@ EXERCISES |= dict(
         batchnorm=(6, [(20, 'that is one for each example: layer norm'), (600, 'batch norm shares a statistic over the pixels, too')]),
         layernorm=(20, [(6, 'that is one for each channel: batch norm'), (120, 'that is one for each channel of each example: instance norm')]),
         values=(600, [(2000, 'that is batch norm: 20 examples of 100 pixels'), (100, 'that is instance norm: all channels of an example share a statistic here')])))
+
+# %% ../nbs/library/grading.ipynb #4f0a1b02
+FORM_WORDS = {  # word -> what it says of a form, and what speaks against it where it is not so
+    'n-1': ('it divides by n-1 in the forward pass', 'its forward pass divides by n: correction=0'),
+    'detached': ('no gradient flows through its statistics', 'the mean and variance that normalize keep their gradient'),
+    'graph': ('what it keeps carries the graph of all batches before', 'what it keeps is detached, or made under no_grad'),
+    'biased': ('it keeps the biased variance', 'the variance that it keeps is the unbiased one')}
+
+def names_mistakes(*right):
+    "A test: the words for a form's mistakes, one alone or several in a tuple, list or set."
+    def test(said):
+        if not isinstance(said, (str,tuple,list,set)): raise Miss(f'a word or a tuple of words is wanted, not the type {type(said).__name__}')
+        said = [said] if isinstance(said, str) else list(said)
+        if unknown := [o for o in said if o not in FORM_WORDS]: raise Miss(f'{unknown[0]!r} is none of the words: {", ".join(FORM_WORDS)}')
+        if false := [o for o in said if o not in right]: raise Miss(f'{false[0]!r} is not so: {FORM_WORDS[false[0]][1]}')
+        if len(set(said))<len(right): raise Miss(f'{len(set(said))} of its {len(right)} mistakes: what is computed where, and with which n?')
+    return test
+
+
+# %% ../nbs/library/grading.ipynb #4f0a1b03
+EXERCISES['four_forms'] = Exercise('batchnorm', 'four published batch norms', 'find', tuple(Property(k, of_key(k, names_mistakes(*v)))
+    for k,v in dict(A=('n-1','detached'), B=('n-1',), C=('graph',), D=('biased',)).items()), 'answers')
+
 
 # %% ../nbs/library/grading.ipynb #97beac6e
 def has_groups(n):
@@ -848,7 +897,10 @@ def means_image(axes, weight=None):
         if not callable(f):
             raise Miss(f'a layer or a function is wanted, not the type {type(f).__name__}')
         x = sample_input(3, 6, 4, 5).float()
-        y = expect_tensor(f(x), x.shape)
+        y = expect_tensor(f(x))
+        if y.shape!=x.shape and sorted(y.shape)==sorted(x.shape):
+            raise Miss(f'the axes come out in another order, {tuple(y.shape)} in place of {tuple(x.shape)}: move the channels back with movedim(-1, 1)')
+        expect_tensor(y, x.shape)
         made = [k for k,v in IMAGE_SETS.items() if torch.allclose(y, normalize_as(x, Recipe(v, eps=1e-5)), atol=1e-4)]
         if not made:
             raise Miss('it normalizes in another way: is the order of the axes put back at the end?')

@@ -425,6 +425,7 @@ def plot_block(
     color,         # of them
     ax,            # axes to draw on
     names='NCS',   # what the three axes are called, S for positions
+    dot=False,     # mark the value in the nearest corner?
 ):                 # the axes
     "The block of `plot_axes` with any cells in colour; nearest is the last position of the first channel."
     mask = np.asarray(mask)
@@ -434,6 +435,8 @@ def plot_block(
         return _shade(color if inside else _mix(PAPER, color, .1), inside, face)
     _draw_block(ax, mask.shape, size, paint)
     A,B,H = np.array(mask.shape)*size
+    if dot:
+        ax.plot(*_iso((size[0]/2, size[1]/2, H)), 'o', color=INK, ms=5, zorder=4)
     n,c,s = (dict(S='H·W').get(o, o) for o in names)
     _axis_label(ax, (A/2,0,0), f'{n} = {mask.shape[0]}', 7, -9, 30)
     _axis_label(ax, (0,B/2,0), f'{c} = {mask.shape[1]}', -7, -9, -30)
@@ -451,17 +454,23 @@ def draw_set(
     W:int=2,          # width of the map
     num_groups:int=2, # groups of channels, for 'group'
 )->bool:              # does it share its statistics as the right one does?
-    "Your norm's set beside the right one: nudge an input, colour what moves. Raises `ValueError` as `moved_by` does."
+    "Your norm's set beside the right one: nudge an input, colour the outputs that move. A norm that raises leaves its block empty."
     if isinstance(norm, type):
         raise ValueError(f'draw_set: {norm.__name__} is a class; hand in a layer made from it')
     shape,want = (N,C,H,W),same_set(right, (N,C,H,W), num_groups)
-    begun = norm not in (None, ...) and norm(torch.ones(shape)) is not None
-    moved = moved_by(norm, shape) if begun else torch.zeros_like(want)
+    begun,fault,moved = norm is not None and norm is not ...,'',torch.zeros_like(want)
+    try:
+        begun = begun and norm(torch.ones(shape)) is not None
+        moved = moved_by(norm, shape) if begun else moved
+    except Exception as e:
+        fault = f'raises {type(e).__name__}'
+        if str(e).startswith('moved_by'):
+            fault = 'another shape comes out' if 'shape' in str(e) else 'no tensor of numbers comes out'
     color = NORM_COLORS['layer' if right=='position' else right]
     _,axs = get_grid(2, nrows=1, figsize=(5,3.1))
-    for ax,sets,title in zip(axs, (moved, want), ('yours', 'right')):
+    for ax,sets,title in zip(axs, (moved, want), ('yours', 'should be')):
         shown = sets[H*W-1]
-        plot_block(shown.view(N, C, H*W), color, ax)
+        plot_block(shown.view(N, C, H*W), color, ax, dot=True)
         ax.set_title(title)
         ax.set_xlabel(f'{int(shown.sum())} of {len(shown)} outputs move')
     same = torch.equal(moved, want)
@@ -469,8 +478,8 @@ def draw_set(
     verdict = f'{int((mine & ~theirs).sum())} too many, {int((theirs & ~mine).sum())} missing'
     if torch.equal(mine, theirs):
         verdict = 'the same set' if same else 'this set is right, others are not'
-    if not begun:
-        verdict = 'not yet'
+    if fault or not begun:
+        verdict = fault or 'not yet'
     axs[0].annotate(verdict, (.5,0), (0,-20), 'axes fraction', 'offset points', ha='center', va='top', weight='bold',
-                    color=INK if same or not begun else WARN)
+                    color=INK if same or not begun and not fault else WARN)
     return same

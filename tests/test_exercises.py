@@ -325,6 +325,12 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('groupnorm', "if num_channels%num_groups: raise ValueError('channels do not make groups')", 'pass', 'should raise a ValueError'),
     ('standardize', 'correction=0', 'correction=1', 'unbiased variance'), ('standardize', 'x.mean(dims, ', 'x.mean((2,3), ', 'use the argument dims everywhere'),
     ('standardize', '(var+eps).sqrt()', '(var.sqrt()+eps)', 'eps is outside the root'),
+    ('standardize', 'x.mean(dims, keepdim=True)', 'x.mean()', 'the other examples included: mean; use dims'),
+    ('standardize', 'x.var(dims, keepdim=True, correction=0)', '(x-mean).square().mean()', 'the other examples included: variance; use dims'),
+    ('standardize', '    return (', '    mean,var = x.mean(),x.var(correction=0); return (', 'included: mean and variance; use dims'),
+    ('standardize', '(var+eps).sqrt()', '(var+eps)', 'divided by the variance, not by its root'),
+    ('standardize', '    return (x-mean)/(var+eps).sqrt()', '    return (x-x.mean())/(var+eps)', 'mean; use dims; divided by the variance, not by its root'),
+    ('standardize', 'correction=0', 'correction=1', 'read layernorm, "Three lines"'),
     ('standardize', '    return (', '    x = x.detach(); mean = mean.detach(); var = var.detach(); return (', 'without gradient'),
     ('batchnorm_backward', '-gh.mean(d, keepdim=True)', '', 'path through the mean is missing'),
     ('batchnorm_backward', '-xh*(gh*xh).mean(d, keepdim=True)', '', 'path through the variance is missing'),
@@ -440,6 +446,12 @@ WRONG_NUMBERS = [('gain_relu', 1.716, 'keeps the variance'), ('gain_relu', 2, 'v
     ('verdicts', dict(group='holds', two_points='fails', layer='open', best_of_six='fails', edge='open'), 'refutes nothing'),
     ('verdicts', dict(group='holds', two_points='fails', layer='open', best_of_six='open', edge='holds'), 'at its own best rate'),
     ('verdicts', dict(group='yes', two_points='fails', layer='open', best_of_six='open', edge='open'), 'is no verdict'),
+    ('one_three', dict(output=1, mean=1.8, var=1.1), 'read batchnorm, "A chain of `lerp`"'), ('one_three', dict(output=3, mean=.2, var=1.1), 'as it came in'),
+    ('one_three', dict(output=1, mean=..., var=1.9), '– mean: not filled in yet'), ('bn_parameters', dict(learned=..., kept=256, values=...), 'not kept from the data'),
+    ('image_sets', dict(whole=nn.LayerNorm((6,4,5)), group=..., position=lambda x: x.movedim(1, -1), token=...), 'move the channels back with movedim(-1, 1)'),
+    ('image_sets', dict(whole=nn.LayerNorm((6,4,5)), group=..., position=lambda x: x.movedim(1, -1), token=...), '– token: the features of each token: not filled in yet'),
+    ('four_forms', dict(A='n-1', B='n-1', C='graph', D='biased'), '1 of its 2 mistakes'), ('four_forms', dict(A=('n-1','detached'), B=('n-1','detached'), C='graph', D='biased'), "'detached' is not so"),
+    ('four_forms', dict(A=('n-1','detached'), B='n-1', C='biased', D=...), "'biased' is not so"), ('four_forms', dict(A='nothing', B=..., C=..., D=...), 'none of the words'),
     ('mode_table', {(a,b): 'batch' if a else 'running' for a in (True,False) for b in (True,False)}, 'nothing else to use')]
 
 LINES,WIDTH = 24,100   # a screen
@@ -509,6 +521,8 @@ def Sub(dy, gamma, c, r, xhat):
     ('gamma*dy', 'dy', 'gamma is forgotten'), ('.sum(1, keepdim=True)\n    d[\'v\']', '\n    d[\'v\']', 'one number per channel'),
     ('-r**3/2*', 'r**3/2*', 'larger variance makes r smaller'), (' + 2/c.shape[1]*c*d[\'v\']', '', 'leaves through v as well'),
     ('2/c.shape[1]', '2', 'has 2/n'), ('-d[\'c\'].sum', 'd[\'c\'].sum', 'the sign: c = x - mu'), (' + d[\'mu\']/c.shape[1]', '', 'leaves through mu as well'),
+    ('r**3/2*', 'r**2/2*', 'r is v**-.5'), ('r**3/2*', 'r**3*', 'the factor ½ is missing'), ('-r**3/2*', '0*', 'detaching does: r does depend on v'),
+    ("-d['c'].sum(1, keepdim=True)", "0*d['r']", 'detaching does: mu is subtracted'), ('-r**3/2*', '-r**3/7*', 'dv differs: one edge leaves v'),
     ("    return d", "    del d['r']\n    return d", "the row 'r' is missing")])
 def test_nodes(old, new, said, capsys):
     "One wrong row is named, and the rows that are built on it are still right."
@@ -537,7 +551,7 @@ def test_known_wrong_numbers(name, capsys):
     def sub(k, v): return v if k is None else right | {k: v}
     for k,(truth,wrong,tol) in NUMBERS[name].items():
         assert grade(name, sub(k, truth)) and wrong
-        for n,why in wrong:
+        for n,why,*_ in wrong:
             capsys.readouterr()
             assert not grade(name, sub(k, n)), (k, n)
             check_report(capsys.readouterr().out, why)
@@ -651,6 +665,18 @@ def test_nonsense_never_passes(name, capsys):
 def test_not_begun(name, capsys, folder):
     assert not grade(name, ...)
     assert capsys.readouterr().out.count('\n')==1 and not list(folder.iterdir())
+
+@pytest.mark.parametrize('name', NUMBERS)
+def test_half_filled(name, capsys):
+    "What is filled in is graded; what is not is no mistake, and all of it blank is not begun."
+    right = {k: truth for k,(truth,*_) in NUMBERS[name].items() if k is not None}
+    if len(right)<2: return
+    for k in right:
+        assert not grade(name, right | {k: ...})
+        out = capsys.readouterr().out
+        check_report(out, f'– {k}: not filled in yet')
+        assert out.count('✓')==len(right)-1 and '✗' not in out, out
+    assert not grade(name, dict.fromkeys(right, ...)) and 'not begun' in capsys.readouterr().out
 
 def test_unknown_name():
     with pytest.raises(ValueError, match='did you mean: batchnorm'): grade('batchnrom', 1)
