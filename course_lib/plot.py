@@ -454,7 +454,7 @@ def draw_set(
     W:int=2,          # width of the map
     num_groups:int=2, # groups of channels, for 'group'
 )->bool:              # does it share its statistics as the right one does?
-    "Your norm's set beside the right one: nudge an input, colour what moves. A norm that raises leaves its block empty."
+    "Your norm's set beside the right one: nudge an input, colour what moves. A norm that raises leaves it empty."
     if isinstance(norm, type):
         raise ValueError(f'draw_set: {norm.__name__} is a class; hand in a layer made from it')
     shape,want = (N,C,H,W),same_set(right, (N,C,H,W), num_groups)
