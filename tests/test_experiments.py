@@ -204,3 +204,33 @@ def test_left_plateau():
     assert C.left_plateau(losses) is None
     losses[20:] = 1.5
     assert C.left_plateau(losses) == 12
+
+
+def test_ledger_says():
+    "What the captions of the ledger of repairs say of its rows: differences at own best rates, and rates that train"
+    from course_lib.report import ledger_cells, run_learns
+    from course_lib.statistics import paired, tuned
+
+    cells = ledger_cells('runningbatchnorm')
+    assert all([r['config']['seed'] for r in rows] == [0, 1, 2, 3, 4] for by in cells.values() for rows in by.values())
+    best = {k: tuned([r for rows in by.values() for r in rows], by='tune_accuracy') for k, by in cells.items()}
+    bears = {k: max(lr for lr, rows in by.items() if all(map(run_learns, rows))) for k, by in cells.items()}
+    starts = dict.fromkeys(('kaiming', 'default_input', 'kaiming_input', 'general_relu', 'lsuv'), 0.2)
+    norms = dict(layer=0.8, batch=1.6, instance=1.6, group=0.8, running=1.6)
+    assert bears == dict(default=0.1) | starts | norms
+    assert best['default']['edge'] and not any(c['edge'] for k, c in best.items() if k != 'default')
+
+    def ahead(one, other):
+        return paired(best[one]['rows'], best[other]['rows'])
+
+    assert 0.08 < ahead('kaiming', 'default')['mean'] < 0.1  # nine points
+    assert ahead('default_input', 'default')['lo'] > 0 and ahead('kaiming_input', 'kaiming')['lo'] > 0
+    assert 0.005 < ahead('general_relu', 'kaiming_input')['mean'] < 0.015  # a point
+    assert abs(ahead('lsuv', 'kaiming_input')['mean']) < 0.005  # within half a point
+    level = ahead('layer', 'kaiming_input')
+    assert level['lo'] < 0 < level['hi']
+    assert ahead('batch', 'kaiming_input')['mean'] > 0.01 and ahead('batch', 'kaiming_input')['lo'] > 0
+    for norm in ('instance', 'group'):
+        assert ahead(norm, 'kaiming_input')['lo'] > 0 and best[norm]['mean'] < best['batch']['mean']
+    level = ahead('running', 'batch')
+    assert level['lo'] < 0 < level['hi']
