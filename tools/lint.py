@@ -327,6 +327,7 @@ def readme(root=ROOT):
         lines = c['source'].splitlines()
         if c['cell_type'] == 'markdown':
             text = re.sub(r'^\[!\[(.*)\]\((.*)\)\{fig-alt="(.*)"\}\]\((.*)\)$', r'[![\3](\2)](\4)\n\n*\1*', c['source'], flags=re.M)   # Quarto's figures as Markdown's
+            text = re.sub(r'\{\.btn[^}]*\}', '', text)   # buttons are links
             parts.append(re.sub(r'\]\((?!https?:|#)', '](nbs/', re.sub(r'^:::.*\n*', '', text, flags=re.M)).rstrip())
         elif c['cell_type'] == 'code' and not re.search(r'^#\| *hide', c['source'], re.M):
             body = '\n'.join(l for l in lines if not l.startswith('#|')).strip()

@@ -1,4 +1,4 @@
-"The picture of a shared link and the icon of the tab: `python tools/make_card.py` writes them."
+"The picture of a shared link, that of the landing page, and the icon of the tab: `python tools/make_card.py`."
 import sys
 from pathlib import Path
 
@@ -24,6 +24,11 @@ def main():
         plot_axes(norm, 3, 4, 2, 2, num_groups=2, ax=ax)
     fig.savefig(L.ROOT/'nbs/images/card.png', metadata={'Title': cfg['title'], 'Description': cfg['description']})
     plt.close(fig)
+    blocks = plt.figure(figsize=(12, 3.1), dpi=100, facecolor=PAPER)
+    for i,norm in enumerate(('batch', 'layer', 'instance', 'group')):
+        plot_axes(norm, 3, 4, 2, 2, num_groups=2, ax=blocks.add_axes([.02+.245*i, .02, .22, .86]))
+    blocks.savefig(L.ROOT/'nbs/images/axes.png')
+    plt.close(blocks)
     icon = plt.figure(figsize=(.64, .64), dpi=100)
     ax = icon.add_axes([0, 0, 1, 1])
     ax.axis('off')
