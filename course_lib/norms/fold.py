@@ -119,13 +119,14 @@ def _why_not(graph, mods, shared, n):
         return None, f'its channels are not those of {prev.target} ({e})'
     return prev.target, None if fine else f'the folded weight leaves {lin.weight.dtype}'
 
-# %% ../../nbs/library/fold.ipynb #6c07b499
+# %% ../../nbs/library/fold.ipynb #45929fdc
 def _trace(model):
     "The graph of a forward pass. Raises `ValueError`."
     try:
         return _Tracer().trace(model)
     except Exception as e:
-        raise ValueError(f'fold_norms: the forward pass cannot be traced ({e}), so what feeds each norm is unknown') from e
+        why = f'the forward pass cannot be traced ({e}), so what feeds each norm is unknown'
+        raise ValueError(f'fold_norms: {why}') from e
 
 def _same_steps(graph, model):
     "Does the forward pass of `model` still take the steps of `graph`?"
