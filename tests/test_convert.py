@@ -290,14 +290,15 @@ def test_statistics_that_do_not_exist_are_not_frozen_and_new_ones_are_reported()
     rows = C.convert_norms(conv_then(nn.GroupNorm(2, 8)), 'batch', 'group', report=True)[1]
     assert rows[0]['note']=='running statistics are new: recalibrate'
 
-class ChannelsLast(nn.LayerNorm): pass
+class ChannelsLast(nn.LayerNorm):
+    def forward(self, x): return super().forward(x.movedim(1,-1)).movedim(-1,1)
 
 @pytest.mark.parametrize('inplace', [False, True])
 def test_report_names_what_was_left(inplace):
     m = nn.Sequential(nn.Conv2d(1,8,3), nn.BatchNorm2d(8), nn.GroupNorm(2,8), ChannelsLast(4))
     rows = C.convert_norms(m, 'group', report=True, inplace=inplace)[1]
     assert {r['name']:r['note'] for r in rows}=={'1': 'lost: running_mean, running_var', '2': 'left: kind group was not asked for',
-        '3': 'left: ChannelsLast is derived from a norm and may work on other axes'}
+        '3': 'left: kind layer was not asked for'}
 
 def test_folding_a_grouped_transposed_convolution():
     torch.manual_seed(0)
@@ -404,11 +405,13 @@ def test_synchronized_norms_in_a_process_group(group, ours):
     assert str(back)==str(plain) and back.train()(x).isfinite().all()
 
 def test_only_that_name_counts():
-    "A class derived from a batch norm under another name is left; so is something else of that name"
+    "A class derived from a batch norm is one, under any name; something else of that name is not synchronized"
     class Activated(nn.BatchNorm2d): pass
     class Mine(SyncBatchNorm): pass
     Other = type('SyncBatchNorm', (nn.LayerNorm,), {})
-    assert [C.norm_kind(m) for m in (Activated(2), Mine(2), Other(2), nn.SyncBatchNorm(2), SyncBatchNorm(2))]==[None,None,None,'batch','batch']
+    norms = Activated(2),Mine(2),Other(2),nn.SyncBatchNorm(2),SyncBatchNorm(2)
+    assert [C.norm_kind(m) for m in norms]==['batch','batch','layer','batch','batch']
+    assert [C.is_sync(m) for m in norms]==[False,False,False,True,True]
 
 @pytest.mark.parametrize('call, said', [
     (lambda m: C.convert_norms(m, 'group', num_groups=5, inplace=True), 'cannot be divided'),
@@ -427,3 +430,277 @@ def test_a_synchronized_norm_without_a_convolution_needs_the_courses_library():
     m = nn.Sequential(nn.SyncBatchNorm(3))
     with pytest.raises(ValueError, match="library='course'"): C.convert_norms(m, 'batch')
     assert type(C.convert_norms(m, 'batch', library='course')[0]) is C.BatchNorm
+
+
+# What people bring: norms derived from norms, modes in any order, compiled and tied models, odd batches
+import pickle
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+from course_lib.norms import freeze as F_, kinds as K
+from course_lib.norms.gap import accuracy_by_mode
+
+class SwishBatchNorm1d(nn.BatchNorm1d):
+    "A batch norm with an activation and a dropout in it"
+    def __init__(self, size):
+        super().__init__(size)
+        self.drop = nn.Dropout(.5)
+    def forward(self, x): return self.drop(nn.functional.silu(super().forward(x)))
+
+class Bf16BatchNorm3d(nn.BatchNorm3d):
+    "A batch norm that computes in float32 whatever it is given"
+    def forward(self, x): return super().forward(x.float()).to(x.dtype)
+
+class NoEpsFrozenBatchNorm2d(nn.Module):
+    "Frozen batch norm of detection libraries: buffers only, its eps is a number in its code"
+    def __init__(self, size, eps):
+        super().__init__()
+        for n in ('weight', 'running_var'): self.register_buffer(n, torch.rand(size)+.5)
+        for n in ('bias', 'running_mean'): self.register_buffer(n, torch.randn(size))
+        self.floor = eps
+    def forward(self, x):
+        mean,scale,bias = (t[:,None,None] for t in (self.running_mean, self.weight*(self.running_var+self.floor).rsqrt(), self.bias))
+        return (x-mean)*scale+bias
+
+def derived():
+    "A model, inputs for it, and where its batch norms are"
+    linear = nn.Sequential(nn.Linear(5, 6), SwishBatchNorm1d(6), nn.Linear(6, 4), nn.BatchNorm1d(4))
+    volume = nn.Sequential(nn.Conv3d(1, 4, 2), Bf16BatchNorm3d(4), nn.Conv3d(4, 2, 2), SyncBatchNorm(2))
+    return [(linear, torch.randn(12, 5)*2+1, (1,3)), (volume, torch.randn(6, 1, 5, 5, 5)*3-1, (1,3))]
+
+@pytest.mark.parametrize('i', [0, 1])
+def test_derived_norms_are_frozen_and_recalibrated(i):
+    torch.manual_seed(0)
+    m,x,norms = derived()[i]
+    with C.freeze_norms(m):
+        old = [m[j].running_mean.clone() for j in norms]
+        m.train()(x).sum().backward()
+        assert all(torch.equal(o, m[j].running_mean) for o,j in zip(old, norms))
+    C.recalibrate(m, x.split(5), progress=False)
+    seen = m[0](x).transpose(0,1).flatten(1)
+    torch.testing.assert_close(m[1].running_mean, seen.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(m[1].running_var, seen.var(1), rtol=1e-4, atol=1e-5)
+    assert [r['kind'] for r in C.norm_report(m, x)]==['batch','batch']
+
+@pytest.mark.parametrize('eps', [1e-5, 1e-3])
+def test_a_frozen_norm_without_eps_converts_and_folds_to_what_it_computes(eps):
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.Conv2d(3, 5, 3), NoEpsFrozenBatchNorm2d(5, eps))
+    x = torch.randn(2, 3, 8, 8)
+    want = m(x)
+    for to in ('batch', 'frozen'):
+        torch.testing.assert_close(C.convert_norms(m, to, 'frozen').eval()(x), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(C.fold_norms(m)(x), want, rtol=1e-4, atol=1e-4)
+
+class T5LikeLayerNorm(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight,self.variance_epsilon = nn.Parameter(torch.rand(size)),1e-4
+    def forward(self, hidden): return self.weight*hidden*(hidden.square().mean(-1, keepdim=True)+self.variance_epsilon).rsqrt()
+class PlusOneRMSNorm(nn.Module):
+    def __init__(self, size): super().__init__(); self.weight,self.eps = nn.Parameter(torch.zeros(size)),1e-6
+    def forward(self, x): return (1+self.weight)*nn.functional.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+def test_rmsnorms_of_language_models():
+    "One that computes what nn.RMSNorm does becomes one; one with another scale is named and left"
+    m,x = nn.Sequential(nn.Linear(6, 6), T5LikeLayerNorm(6), nn.Linear(6, 6), PlusOneRMSNorm(6)),torch.randn(2, 7, 6)
+    new,rows = C.convert_norms(m, 'rms', 'rms', report=True)
+    assert type(new[1]) is nn.RMSNorm and 'PlusOneRMSNorm' in rows[1]['note']
+    torch.testing.assert_close(new(x), m(x))
+    assert [(r['kind'], r['values']) for r in C.norm_report(m, x)]==[('rms', 6)]*2
+    with pytest.raises(ValueError, match='PlusOneRMSNorm'): C.convert_norms(nn.Sequential(PlusOneRMSNorm(4)), 'layer', 'rms')
+
+def plain(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), C.BatchNorm(3))
+
+@pytest.mark.parametrize('steps', ['train undo', 'eval undo', 'train eval undo', 'eval train undo', 'set undo', 'undo eval', 'undo train'])
+@pytest.mark.parametrize('start', [True, False])
+def test_no_order_of_calls_leaves_a_norm_in_another_mode_than_its_model(steps, start):
+    m = plain().train(start)
+    frozen,old = C.freeze_norms(m),[b.clone() for b in m.buffers()]
+    for step in steps.split():
+        if step=='undo':
+            m(X)
+            assert all(torch.equal(a, b) for a,b in zip(old, m.buffers()))
+            frozen.undo()
+        elif step=='set':
+            for o in m.modules(): o.training = True
+        else: getattr(m, step)()
+    assert len({o.training for o in m.modules()})==1
+    m(X)
+    assert all(torch.equal(a, b) for a,b in zip(old, m.buffers()))!=m.training
+
+def test_undo_gives_each_norm_its_own_mode_back():
+    m = net()
+    m[4].eval()
+    with C.freeze_norms(m, affine=True): pass
+    assert [m[i].training for i in (1,4,8)]==[True,False,True] and m[4].weight.requires_grad
+
+def test_freezes_overlap():
+    m = plain()
+    a,b = C.freeze_norms(m, affine=True),C.freeze_norms(m, affine=True)
+    a.undo(); a.undo(); m.train()(X)
+    assert not m[1].running_mean.any() and not m[1].weight.requires_grad
+    b.undo(); m(X)
+    assert m[1].running_mean.any() and m[1].weight.requires_grad and type(m[1]) is nn.BatchNorm2d
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_of_a_frozen_model_are_frozen(copied):
+    m = plain()
+    with C.freeze_norms(m): twin = copied(m)
+    twin.train()(X)
+    assert not twin[1].running_mean.any() and F_.is_held(twin[1]) and not F_.is_held(m[1])
+
+@pytest.mark.parametrize('compiled', [lambda m: torch.compile(m, backend='eager'), lambda m: (m.compile(backend='eager'), m)[1]])
+def test_tools_on_a_compiled_model(compiled):
+    m = plain()
+    c = compiled(m)
+    c(X)
+    with C.freeze_norms(c):
+        old = m[1].running_mean.clone()
+        c.train(); c(X)
+        assert torch.equal(old, m[1].running_mean)
+    C.recalibrate(c, [X], progress=False)
+    torch.testing.assert_close(m[1].running_mean, m[0](X).mean((0,2,3)))
+    assert len(C.norm_report(c, X))==2
+    torch.testing.assert_close(C.fold_norms(c)(X), m.eval()(X), rtol=1e-5, atol=1e-5)
+    assert isinstance(C.convert_norms(c, 'group')[1], nn.GroupNorm)
+
+@pytest.mark.parametrize('scripted', [torch.jit.script, lambda m: torch.jit.trace(m, X)])
+def test_a_scripted_model_says_that_it_is_too_late(scripted):
+    s = scripted(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval())
+    for tool in (C.freeze_norms, C.fold_norms, lambda m: C.recalibrate(m, [X]), lambda m: C.norm_report(m, X)):
+        with pytest.raises(ValueError, match='before scripting'): tool(s)
+
+@pytest.mark.parametrize('shape', [(6, 3, 7), (5, 3, 4, 6)])
+def test_instance_norm_tracks_the_mean_over_images(shape):
+    x = torch.randn(shape)*torch.rand(shape[0], *(1,)*(len(shape)-1))*4+3*torch.randn(shape[0], *(1,)*(len(shape)-1))
+    m = (nn.InstanceNorm1d if len(shape)==3 else nn.InstanceNorm2d)(3, track_running_stats=True)
+    ref = copy.deepcopy(m)
+    ref.momentum = 1.
+    ref(x)
+    C.recalibrate(m, x.split(2), 'instance', progress=False)
+    for n in ('running_mean','running_var'): torch.testing.assert_close(getattr(m, n), getattr(ref, n), rtol=1e-5, atol=1e-5)
+
+@pytest.mark.parametrize('where', [0, 1, 2])
+def test_empty_batches_do_not_count(where):
+    m,batches = net(),[X[:3], X[3:]]
+    want = C.recalibrate(copy.deepcopy(m), batches, progress=False)
+    got = C.recalibrate(m, [*batches[:where], (X[:0], X[:0]), *batches[where:]], progress=False)
+    for a,b in zip(want, got): torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+
+def test_a_norm_that_runs_twice_has_no_one_population():
+    bn = nn.BatchNorm2d(1)
+    m = nn.Sequential(bn, nn.Conv2d(1, 1, 3), bn)
+    with pytest.raises(ValueError, match='runs twice'): C.recalibrate(m, [X], progress=False)
+    assert not bn.running_mean.any()
+
+def test_a_running_norm_is_recalibrated_to_the_biased_variance():
+    m = C.convert_norms(net(), 'running')
+    C.recalibrate(m, X.split(4), 'running', progress=False)
+    seen = m[0](X).transpose(0,1).flatten(1)
+    torch.testing.assert_close(m[1].running_var, seen.var(1, correction=0), rtol=1e-5, atol=1e-6)
+    assert (m[1].running_var-seen.var(1)).abs().max()>1e-4
+
+def test_inference_mode_leaves_a_model_that_learns():
+    m = net()
+    with torch.inference_mode():
+        C.recalibrate(m, [X.clone()], progress=False)
+        g,f = C.convert_norms(m, 'group', num_groups=2),C.fold_norms(m)
+    for o in (m, g, f): o.train()(X).sum().backward()
+
+class Keywords(nn.Module):
+    def __init__(self): super().__init__(); self.conv,self.norm = nn.Conv2d(1, 4, 3),nn.BatchNorm2d(4)
+    def forward(self, image, more): return self.norm(input=self.conv(input=image)+more)
+@pytest.mark.parametrize('get', [lambda b: dict(more=b[1], image=b[0]), lambda b: (b[0], b[1])])
+def test_several_inputs_and_keywords(get):
+    m,batch = Keywords(),(X, 3.)
+    C.recalibrate(m, [batch], get_input=get, progress=False)
+    torch.testing.assert_close(m.norm.running_mean, (m.conv(X)+3).mean((0,2,3)))
+    assert C.norm_report(m, batch, get_input=get)[0]['gap']<.01
+    assert 'norm' in str(pytest.raises(ValueError, C.fold_norms, m).value)
+
+def test_recalibration_under_checkpointing():
+    class Block(nn.Sequential):
+        def forward(self, x): return checkpoint(super().forward, x, use_reentrant=False)
+    m = nn.Sequential(nn.Conv2d(1, 2, 1), Block(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)))
+    C.recalibrate(m, [X], progress=False)
+    torch.testing.assert_close(m[1][1].running_mean, m[1][0](m[0](X)).mean((0,2,3)))
+    with C.freeze_norms(m):
+        old = m[1][1].running_mean.clone()
+        m.train()(X).sum().backward()
+        assert torch.equal(old, m[1][1].running_mean)
+
+@pytest.mark.parametrize('inplace', [False, True])
+def test_tied_norms_and_their_hooks(inplace):
+    m,seen = plain(),[]
+    m[1].weight.data.uniform_()
+    m.extra = nn.LayerNorm(4)
+    m.extra.weight = m[1].weight
+    h = m[1].register_forward_pre_hook(lambda *a: seen.append(1))
+    new = C.convert_norms(m, 'group', inplace=inplace)
+    assert new[1].weight is new.extra.weight and (new[1].weight is m[1].weight)==inplace
+    h.remove()
+    new[1](torch.randn(2, 4, 3, 3))
+    assert len(seen)==(0 if inplace else 1)
+
+@pytest.mark.parametrize('state', ['counter', 'no counter'])
+def test_statistics_without_a_counter_are_not_new(state):
+    m = plain()
+    m(X)
+    if state=='no counter': m[1].num_batches_tracked.zero_()
+    assert C.convert_norms(m, 'running')[1].running_count==20
+    assert C.convert_norms(plain(), 'running')[1].running_count==0
+
+def test_folding_refuses_a_norm_behind_two_maps():
+    "The norm, not the map, runs twice"
+    class Shared(nn.Module):
+        def __init__(self): super().__init__(); self.a,self.b,self.norm = nn.Linear(4, 4),nn.Linear(4, 4),nn.BatchNorm1d(4)
+        def forward(self, x): return self.norm(self.a(x))+self.norm(self.b(x))
+    with pytest.raises(ValueError, match='more than once'): C.fold_norms(Shared())
+
+@pytest.mark.parametrize('wrap', [parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize('lin', [lambda: nn.Conv1d(3, 6, 2, groups=3), lambda: nn.ConvTranspose2d(4, 6, 2, groups=2)])
+@pytest.mark.filterwarnings('ignore')
+def test_folding_through_the_effective_weight(wrap, lin):
+    torch.manual_seed(0)
+    lin = wrap(lin())
+    dims = 1 if isinstance(lin, nn.Conv1d) else 2
+    m = nn.Sequential(lin, (nn.BatchNorm1d if dims==1 else nn.BatchNorm2d)(6))
+    x = torch.randn(5, lin.in_channels, *(6,)*dims)
+    m(x)
+    f = C.fold_norms(m)
+    torch.testing.assert_close(f(x), m.eval()(x), rtol=1e-5, atol=1e-5)
+    m.train()(x)   # the original still has its parametrization
+
+def test_folding_of_a_convolution_that_computes_by_itself():
+    class Padded(nn.Conv2d):
+        def forward(self, x): return super().forward(nn.functional.pad(x, (1, 1, 1, 1), value=1.))
+    class Quiet(nn.Conv2d): "Nothing of its own"
+    m = nn.Sequential(Padded(1, 4, 3), nn.BatchNorm2d(4), Quiet(4, 3, 3), nn.BatchNorm2d(3))
+    m(X)
+    with pytest.raises(ValueError, match='Padded'): C.fold_norms(m)
+    f = C.fold_norms(m, strict=False)
+    assert isinstance(f[3], nn.Identity)
+    torch.testing.assert_close(f(X), m.eval()(X), rtol=1e-5, atol=1e-5)
+
+@pytest.mark.parametrize('norm_first', [False, True])
+@pytest.mark.parametrize('to', ['rms', 'none'])
+def test_a_transformer_layer_without_its_layer_norms(to, norm_first):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+    m,x = C.convert_norms(layer, to, 'layer'),torch.randn(3, 4, 8)
+    want = m.eval()(x)
+    with torch.no_grad(): torch.testing.assert_close(m(x), want)
+
+def test_the_gap_of_a_frozen_and_of_a_derived_norm():
+    m,x,_ = derived()[0]
+    batch = x,torch.randint(0, 4, (12,))
+    with C.freeze_norms(m):
+        res = accuracy_by_mode(m, [batch])
+        assert res['running']==res['batch']
+    assert accuracy_by_mode(m, [batch])==accuracy_by_mode(m, [batch])   # the dropout inside of the norm is off
+
+def test_looking_moves_no_random_numbers():
+    torch.manual_seed(3)
+    want = torch.rand(3)
+    torch.manual_seed(3)
+    K.plain_norm(SwishBatchNorm1d(4)); C.convert_norms(nn.Sequential(Bf16BatchNorm3d(2)), 'batch')
+    assert torch.equal(torch.rand(3), want)

@@ -9,19 +9,23 @@ __all__ = ['accuracy_by_mode']
 import torch
 from torch import nn
 
-from .convert import copy_model, norm_layers
+from .kinds import copy_model, norm_layers
 
 # %% ../../nbs/library/gap.ipynb #845e76dd
 @torch.no_grad()
 def accuracy_by_mode(
-    model:nn.Module, # classifier with norms; unchanged
-    loader,          # batches (inputs, class numbers)
-)->dict:             # accuracy with 'running' statistics, and with those of each 'batch'
+    model:nn.Module,  # classifier with norms; unchanged
+    loader,           # batches (inputs, class numbers); empty ones do not count
+)->dict:              # accuracy with 'running' statistics, and with those of each 'batch'
     "The train/eval gap that is due to the norms. Raises `ValueError` for a model without norms or an empty loader."
-    m,res = copy_model(model).eval(),{}
-    for mode in ('running','batch'):   # in this order: the second changes the copy's running statistics
-        for o in norm_layers(m).values(): o.train(mode=='batch')
-        hits = [(m(xb).argmax(1)==yb).float() for xb,yb in loader]
-        if not hits: raise ValueError('accuracy_by_mode: the loader is empty')
+    m = copy_model(model).eval()
+    norms = norm_layers(m).values()
+    res = {}
+    for mode in ('running','batch'):  # in this order: the second changes the copy's running statistics
+        for norm in norms:
+            norm.training = mode=='batch'  # the norm alone: a dropout in it stays off, and a frozen norm stays frozen
+        hits = [(m(xb).argmax(1)==yb).float() for xb, yb in loader if len(yb)]
+        if not hits:
+            raise ValueError('accuracy_by_mode: the loader is empty')
         res[mode] = torch.cat(hits).mean().item()
     return res

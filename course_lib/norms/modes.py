@@ -12,24 +12,32 @@ from torch.nn import functional as F
 
 # %% ../../nbs/library/modes.ipynb #77eb9770
 class BatchNormGradMode(nn.Module):
-    "Batch norm whose mode is `torch.is_grad_enabled` and whose state is no buffer (as Zhang et al. 2023, section 8.5). Shown as a mistake; do not use it."
+    "Batch norm whose mode is autograd's and whose state is no buffer (Zhang et al. 2023, section 8.5): a mistake."
     def __init__(self,
         num_features:int,    # channels C of the input (N, C, *)
         eps:float=1e-5,      # added to the variance, in units of x**2
         momentum:float=0.1,  # weight of the new batch in the moving averages
     ):
         super().__init__()
-        self.eps,self.momentum = eps,momentum
-        self.weight,self.bias = nn.Parameter(torch.ones(num_features)),nn.Parameter(torch.zeros(num_features))
-        self.moving_mean,self.moving_var = torch.zeros(num_features),torch.ones(num_features)
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.moving_mean = torch.zeros(num_features)
+        self.moving_var = torch.ones(num_features)
+
     def forward(self, x):
-        return F.batch_norm(x, self.moving_mean, self.moving_var, self.weight, self.bias, torch.is_grad_enabled(), self.momentum, self.eps)
+        own = torch.is_grad_enabled()
+        return F.batch_norm(x, self.moving_mean, self.moving_var, self.weight, self.bias, own, self.momentum, self.eps)
 
 # %% ../../nbs/library/modes.ipynb #26237f7c
 def lazy_lenet(
-    n_out:int=10, # number of classes
-)->nn.Sequential: # (N, C, H, W) -> (N, n_out); sizes are found in the first batch
+    n_out:int=10,  # number of classes
+)->nn.Sequential:  # (N, C, H, W) -> (N, n_out); sizes are found in the first batch
     "LeNet-5 with batch norm after each hidden convolution and linear map (LeCun et al. 1998, fig. 2), in lazy modules."
-    def cnv(nf): return nn.LazyConv2d(nf, 5, bias=False),nn.LazyBatchNorm2d(),nn.Sigmoid(),nn.AvgPool2d(2)
-    def lin(nf): return nn.LazyLinear(nf, bias=False),nn.LazyBatchNorm1d(),nn.Sigmoid()
-    return nn.Sequential(*cnv(6), *cnv(16), nn.Flatten(), *lin(120), *lin(84), nn.LazyLinear(n_out))
+    def conv_block(channels):
+        return nn.LazyConv2d(channels, 5, bias=False), nn.LazyBatchNorm2d(), nn.Sigmoid(), nn.AvgPool2d(2)
+    def linear_block(features):
+        return nn.LazyLinear(features, bias=False), nn.LazyBatchNorm1d(), nn.Sigmoid()
+    return nn.Sequential(*conv_block(6), *conv_block(16), nn.Flatten(), *linear_block(120), *linear_block(84),
+                         nn.LazyLinear(n_out))
