@@ -92,7 +92,7 @@ def _output_stats(model, inputs, names):
     return stats
 
 
-def _left_alone(layer, runs):
+def _layer_refusal(layer, runs):
     "Why a layer is not fitted; an empty string if it is"
     if runs == 0:
         return 'left alone: does not run'
@@ -136,7 +136,7 @@ def lsuv_init(
     if not any(runs.values()):
         raise ValueError('lsuv_init: no linear layer or convolution runs in this model')
     layers = {name:work.get_submodule(name) for name in runs}
-    notes = {name:_left_alone(layers[name], n) for name,n in runs.items()}
+    notes = {name:_layer_refusal(layers[name], n) for name,n in runs.items()}
     before = _output_stats(work, inputs, list(runs))
     steps = dict.fromkeys(runs, 0)
     fit = partial(_fit, steps=steps, tol=tol, max_iter=max_iter, per_channel=per_channel)
