@@ -57,7 +57,7 @@ def finish(proc, root=L.ROOT):
         if not p.nb:   # a page without code: its minutes, too, where a page of a part has them
             if part_of(root, p.name) not in (None, LIBRARY):
                 front,text = re.match(r'(---\n.*?\n)---\n(.*)', p.path.read_text(encoding='utf-8'), re.S).groups()
-                front += f"aliases: [{', '.join(old[p.name])}]\n"*(p.name in old) + '---\n'
+                front += f"aliases: [{', '.join(old.get(p.name, ()))}]\n"*(p.name in old) + '---\n'
                 p.path.write_text(f'{front}\nAbout {minutes_of(text)} minutes to read.\n{text}', encoding='utf-8')
             continue
         for c in p.nb['cells']:
