@@ -62,8 +62,6 @@ def batch_norm(
     return scale_shift(y, weight, bias).to(x.dtype)
 
 # %% ../nbs/07_batchnorm.ipynb #a70925aa
-#| code-fold: true
-#| code-summary: "Batch norm as often published"
 def batchnorm_detached(
     x:Tensor,             # activations, shape (N, C, *)
     running_mean:Tensor,  # shape (C,), updated in place while training
@@ -89,8 +87,6 @@ def batchnorm_detached(
     return x*weight.view(shape) + bias.view(shape)
 
 # %% ../nbs/07_batchnorm.ipynb #76fc6836
-#| code-fold: true
-#| code-summary: "The same as a layer"
 class BatchNormDetached(nn.Module):
     "`batchnorm_detached` as a layer, to be compared with batch norm; do not use it."
     def __init__(self,
