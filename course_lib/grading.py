@@ -7,11 +7,9 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwa
            'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'NotYet', 'one_line', 'culprit',
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
-           'PlainRun', 'fitted_layer', 'layer_cases', 'runs_layer', 'channel_stds', 'channel_means',
-           'layer_without_bias', 'row_net', 'fitted_row', 'row_runs', 'row_stds', 'row_means', 'far_clouds',
-           'nearest_answer', 'nearest_runs', 'nearest_right', 'train_recipe', 'sample_images', 'collapsed_net',
-           'train_sample', 'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes', 'small_net',
-           'train_pairs', 'grade', 'curve_shape', 'compare_prediction', 'course_progress']
+           'PlainRun', 'train_recipe', 'sample_images', 'collapsed_net', 'train_sample', 'show_bug', 'clusters',
+           'diverging_net', 'train_clusters', 'stripes', 'small_net', 'train_pairs', 'grade', 'curve_shape',
+           'compare_prediction', 'course_progress']
 
 # %% ../nbs/library/grading.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap

@@ -356,7 +356,7 @@ def mistune_lines(ts):
 def written_lines(text):
     "The lines of Markdown as its author sees them in Jupyter"
     text = re.sub(r'^:::.*$', '', text, flags=re.M)           # he does not see Quarto's divs
-    text = re.sub(r'(?<=\))\{[\w-]+="[^}\n]*\}', '', text)    # and the attributes of its figures
+    text = re.sub(r'(?<=\))\{(?:\.|[\w-]+=")[^}\n]*\}', '', text)    # and the attributes of its figures and buttons
     text = re.sub(r'\$\$(.*?)\$\$', lambda m: words(m[1]), text, flags=re.S)   # to mistune a formula ends the paragraph
     return mistune_lines(_md(text))
 
