@@ -59,7 +59,7 @@ ARCHITECTURES = dict(
     gemma=lambda: (hugging('Gemma', num_key_value_heads=2, head_dim=8, **NARROW), tokens()),
     t5=lambda: (transformers.T5EncoderModel(transformers.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=32,
                                                                   num_layers=2, num_heads=2)), tokens()),
-    hf_vit=lambda: (hugging('ViT', image_size=32, patch_size=16, **{k: v for k, v in NARROW.items() if k!='vocab_size'}),
+    hf_vit=lambda: (hugging('ViT', image_size=32, patch_size=16, **{k: NARROW[k] for k in NARROW if k!='vocab_size'}),
                     dict(pixel_values=images(32))),
     hf_resnet=lambda: (hugging('ResNet', embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1]),
                        dict(pixel_values=images(32))),
