@@ -1909,19 +1909,19 @@ EXERCISES['freeze'] = Exercise('pytorch_semantics', 'freeze the statistics', 'fr
 
 # %% ../nbs/library/grading.ipynb #ab361623
 class DetachedNorm(nn.Module):
-    "Standardizes each channel over the batch. What is wrong with its gradient?"
+    "Standardizes each channel over the batch."
     def forward(self, x):
         with torch.no_grad(): var,mean = torch.var_mean(x, (0,2,3), correction=0, keepdim=True)
         return (x-mean) / (var+1e-5).sqrt()
 
 class GradModeNorm(nn.BatchNorm2d):
-    "Batch norm. When does it use the statistics of its batch?"
+    "Batch norm."
     def forward(self, x):
         training = torch.is_grad_enabled()
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, .1, 1e-5)
 
 class ForgetfulNorm(nn.Module):
-    "Keeps running statistics. Where are they after saving and loading?"
+    "Batch norm with running statistics."
     def __init__(self, num_features):
         super().__init__()
         self.running_mean,self.running_var = torch.zeros(num_features),torch.ones(num_features)
@@ -1930,27 +1930,27 @@ class ForgetfulNorm(nn.Module):
 
 # %% ../nbs/library/grading.ipynb #dc4a0206
 def biased_conv(ni, nf, norm=nn.BatchNorm2d):
-    "A convolution without bias if a batch norm follows. Is it?"
+    "A convolution, without bias if a batch norm follows, and its norm."
     bias = not isinstance(norm, nn.BatchNorm2d)
     return nn.Sequential(nn.Conv2d(ni, nf, 3, padding=1, bias=bias), norm(nf))
 
 class LoweredRelu(nn.Module):
-    "A ReLU, lowered by 0.4. Does it train?"
+    "A ReLU, lowered by 0.4."
     def forward(self, x): return F.relu(x).sub_(.4)
 
 def still_units(h):
-    "The share of dead units in h, shape (examples, units). Dead units of which activation?"
+    "The share of dead units in h, shape (examples, units)."
     return (h.abs()<1e-6).all(0).float().mean()
 
 class ShrinkingBlock(nn.Module):
-    "A residual block. What is added to what, on a 2x2 map?"
+    "A residual block."
     def __init__(self, n):
         super().__init__()
         self.conv1,self.conv2 = (nn.Conv2d(n, n, 3, stride=2, padding=1) for _ in range(2))
     def forward(self, x): return x + self.conv2(F.relu(self.conv1(x)))
 
 def mixed_pearson(a, b):
-    "The correlation of two vectors. What is that of a vector with itself?"
+    "The correlation of two vectors."
     cov = (a*b).mean() - a.mean()*b.mean()
     return cov / (a.std()*b.std())
 

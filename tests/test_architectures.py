@@ -57,10 +57,10 @@ ARCHITECTURES = dict(
     gpt2=lambda: (hugging('GPT2', vocab_size=64, n_embd=16, n_layer=2, n_head=2), tokens()),
     llama=lambda: (hugging('Llama', num_key_value_heads=2, **NARROW), tokens()),
     gemma=lambda: (hugging('Gemma', num_key_value_heads=2, head_dim=8, **NARROW), tokens()),
-    t5=lambda: (transformers.T5EncoderModel(
-        transformers.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)), tokens()),
-    hf_vit=lambda: (hugging('ViT', image_size=32, patch_size=16,
-                            **{k: v for k, v in NARROW.items() if k!='vocab_size'}), dict(pixel_values=images(32))),
+    t5=lambda: (transformers.T5EncoderModel(transformers.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=32,
+                                                                  num_layers=2, num_heads=2)), tokens()),
+    hf_vit=lambda: (hugging('ViT', image_size=32, patch_size=16, **{k: NARROW[k] for k in NARROW if k!='vocab_size'}),
+                    dict(pixel_values=images(32))),
     hf_resnet=lambda: (hugging('ResNet', embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1]),
                        dict(pixel_values=images(32))),
     hf_mobilenet=lambda: (hugging('MobileNetV2', depth_multiplier=.35), dict(pixel_values=images(48))))
