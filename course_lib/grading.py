@@ -186,7 +186,7 @@ READ = dict(
     check=('checks', 'All checks at once'), state=('checks', 'Saving and loading'), dtypes=('checks', 'Dtypes'),
     outputs=('checks', 'Outputs'), switch=('checks', 'Modes'), biased=('batchnorm', 'Two variances, once and for all'),
     short=('runningbatchnorm', 'Merging without cancellation'), pearson=('signal', 'Together or not?'),
-    products=('signal', 'A sum of products'),
+    rescue=('start', 'What the twentieth layer sees'), products=('signal', 'A sum of products'),
     freeze=('convert', 'Freezing'), convert=('convert', 'Converting'),
     bias=('models', 'A convolution that drops its bias'), relu=('models', 'An activation that can be shifted'),
     block=('models', 'A residual block that adds up'), dead=('activations', 'What to keep'),
@@ -1034,6 +1034,7 @@ def wrong_pairs(mine, theirs):
         'paired by their place in the dictionary: the two list their seeds in another order; take theirs[seed]': around(t*stats.sem(by_place), by_place),
         'the wrong way round: mine minus theirs is asked for': -around(t*sem)[::-1],
         'not paired: it takes the spread of each method; subtract seed by seed, then take the spread of the differences': np.array(stats.ttest_ind(a, b).confidence_interval()),
+        'the spread of each method went in, as if they were not paired: subtract seed by seed, and take stats.sem of the differences': around(t*np.hypot(stats.sem(a), stats.sem(b))),
         '1.96 is for many seeds: few need t, with n-1 degrees of freedom': around(1.96*sem),
         'n differences leave n-1 degrees of freedom': around(stats.t.ppf(.975, n)*sem),
         't with four degrees of freedom is for five seeds: take n-1': around(stats.t.ppf(.975, 4)*sem),
@@ -1703,17 +1704,19 @@ def survives_twenty(scale):
     if not 0 < scale < math.inf:
         raise Miss('a standard deviation is a number above 0')
     left = 10**min(300., 19*math.log10(8*scale))
-    if 1/30 < left < 30:
+    if .2 < left < 5:
         return
     what = f'after twenty layers the signal of the first is multiplied by {left:.1g}: '
     if abs(scale*128**.5-1) < .02:
         raise Miss(what + '1/√128 would do, if no ReLU set half of the numbers to zero')
     if abs(scale*128-1) < .02:
         raise Miss(what + 'numbers of either sign mostly cancel, so a sum of 128 is far from 128 times as large')
+    if 1/30 < left < 30:
+        raise Miss(what + f'nearly, but to learn the network needs weights a little {"larger" if left < 1 else "smaller"}')
     raise Miss(what + ('it vanishes, the weights are too small' if left < 1 else 'it explodes, the weights are too large'))
 
 EXERCISES |= dict(
-    rescue_scale=Exercise('init', 'a scale that rescues twenty layers', 'gain', (
+    rescue_scale=Exercise('init', 'a scale that rescues twenty layers', 'rescue', (
         Property('the signal neither vanishes nor explodes', survives_twenty),), 'number'),
     products=numbers('init', 'three numbers about sums of products', 'products',
         offset=(1000**-.5, [

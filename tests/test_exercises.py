@@ -409,6 +409,7 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('paired_interval', '.975', '.95', '2.5 % are cut off'), ('paired_interval', 'stats.sem(differences)', 'differences.std(ddof=1)', 'the mean varies less'),
     ('paired_interval', 'stats.sem(differences)', 'stats.sem(differences, ddof=0)', 'needs ddof=1'), ('paired_interval', 'stats.t.ppf(.975, len(differences)-1) * ', '', 'multiply it by t'),
     ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return stats.ttest_ind(list(mine.values()), list(theirs.values())).confidence_interval()', 'not paired'),
+    ('paired_interval', 'stats.sem(differences)', 'np.hypot(*(stats.sem([*o.values()]) for o in (mine, theirs)))', 'the spread of each method went in'),
     ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return differences.mean(), half', 'the mean and half of the width'),
     ('paired_interval', 'return differences.mean()-half, differences.mean()+half', 'return half', 'two numbers are wanted'),
     ('train_by_init', "nonlinearity='relu'", "nonlinearity='linear'", 'vanishes'), ('train_by_init', 'nn.init.kaiming_normal_(m.weight', 'nn.init.kaiming_normal_(m.bias[None]', 'explodes'),
@@ -473,7 +474,7 @@ def test_planted(i, capsys):
 
 WRONG_NUMBERS += [
     ('rescue_scale', .051, 'it vanishes'), ('rescue_scale', 1., 'it explodes'), ('rescue_scale', .25, 'it explodes'), ('rescue_scale', 128**-.5, 'no ReLU set half'),
-    ('rescue_scale', 1/128, 'mostly cancel'), ('rescue_scale', 0., 'above 0'), ('rescue_scale', 'large', 'a number is wanted'),
+    ('rescue_scale', .108, 'a little larger'), ('rescue_scale', .148, 'a little smaller'), ('rescue_scale', 1/128, 'mostly cancel'), ('rescue_scale', 0., 'above 0'), ('rescue_scale', 'large', 'a number is wanted'),
     ('products', dict(offset=.1, uniform=.03**.5, grown=1.05**50), 'mean included'),
     ('products', dict(offset=1000**-.5, uniform=.1, grown=1.05**50), 'their variance is'),
     ('products', dict(offset=1000**-.5, uniform=.03**.5, grown=3.5), 'multiply, they do not add')]

@@ -224,36 +224,22 @@ def minutes_of(text, more=0):
     words = len(re.sub(r'\$\$.*?\$\$|\$[^$\n]+\$|\S{60,}', ' x ', text, flags=re.S).split())
     return max(5, 5*round((words/200 + more)/5))
 
-def direct_imports(pages):
-    "{page: pages whose modules it imports}"
-    home = {p.module: p.name for p in pages if p.module}
-    return {p.name: {home[m] for m, _ in p.imports() if m in home} - {p.name} for p in pages}
-
-def needs(root, pages):
-    "{lesson: lessons whose modules it imports, itself or through the library, without those that another of them needs}"
-    direct, taught = direct_imports(pages), set(lessons(root))
-    def below(n, seen=()): return direct.get(n, set()).union(*(below(o, (*seen, n)) for o in direct.get(n, ()) if o not in seen))
-    def nearest(n, seen=()):   # through library pages down to lessons
-        return set().union(*({o} if o in taught else nearest(o, (*seen, n)) for o in direct.get(n, ()) if o not in seen))
-    return {n: sorted(ds - set().union(*(below(o) for o in ds))) for n in direct if n in taught for ds in [nearest(n) - {n}]}
-
 def lesson_tables(root, pages, folder=''):
-    "The lessons by part (claim, minutes to read, lessons they need), then the library"
-    here, on, out = {p.name: p for p in pages}, needs(root, pages), ['<!-- lessons -->']
+    "The lessons by part (claim, minutes to read), then the library"
+    here, taught, out = {p.name: p for p in pages}, set(lessons(root)), ['<!-- lessons -->']
     short = {f'{n}.ipynb' for n in order(root).get('short', ())}
     for part, names in parts(root).items():
         rows = []
         for n in names:
             title, claim = title_of(root, n, pages) if n in here else (None, None)
             if not title or not claim: continue
-            if n in on:
-                links = ', '.join(f'[{number_of(o)}]({folder}{o})' for o in on[n])
+            if n in taught:
                 link = f'**[{title}]({folder}{n})**' if n in short else f'[{title}]({folder}{n})'
-                rows.append(f'| {number_of(n)} | {link}<br>{claim} | {minutes(here[n])} | {links} |')
+                rows.append(f'| {number_of(n)} | {link}<br>{claim} | {minutes(here[n])} |')
             elif part==LIBRARY: rows.append(f'| `{here[n].module}` | [{title}]({folder}{n})<br>{claim} |')
         if rows and part==LIBRARY: out += ['', '### The library', '', 'How the course is built, to be looked up.', '',
                                            '| module | page |', '|---|---------|', *rows]
-        elif rows: out += ['', f'### {part}', '', '| | lesson | min | needs |', '|--|--------------------------|--|---|', *rows]
+        elif rows: out += ['', f'### {part}', '', '| | lesson | min |', '|--|--------------------------|--|', *rows]
     return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
 
 def short_path(root, pages):
