@@ -823,8 +823,7 @@ EXERCISES |= dict(
         (.4645, 'this is the mean square of the slope; the gain is one over its root'), (2.153, 'this is one over the mean square: a root is missing'), (5/3, "this is PyTorch's number, for the signal")]),
     first_loss=numbers('init', 'what a first loss says', 'loss',
         thousand=(math.log(1000), [(3., 'this is the logarithm to base 10; cross-entropy takes the natural one'), (math.log(10), 'that is for ten classes'), (.001, 'that is the probability of each class, not its loss')]),
-        sure=(27., [(30., 'one image in ten belongs to the class that it picks'), (3., 'that is the share that it picks rightly; the others pay'), (math.log(10), 'that is for scores that are all equal'), (33.3, 'nine of ten, not ten of nine')]),
-        constant=(math.log(10), [(0., 'each image gets the same answer, and nine in ten are of another class'), (2.2, 'exactly: what is the entropy of ten equally frequent classes?'), (.1, 'that is its accuracy')])))
+        sure=(27., [(0., 'nine images in ten are of another class, and pay 30 each'), (30., 'one image in ten belongs to the class that it picks'), (3., 'that is the share that it picks rightly; the others pay'), (math.log(10), 'that is for scores that are all equal'), (33.3, 'nine of ten, not ten of nine')])))
 
 # %% ../nbs/library/grading.ipynb #8515606f
 EXERCISES |= dict(
@@ -1353,7 +1352,8 @@ EXERCISES['one_step'] = numbers('lsuv', 'one exact step', 'step',
     weight=(.25, [(.125, 'divided by the variance: the standard deviation is its root'),
                   (1., 'multiplied: the output is too large, so the weight has to shrink'),
                   (-1.25, 'the mean is taken out by the bias; the weight only scales')]),
-    bias=(-1., [(-2., 'the mean is gone, but then the output is divided by 2, and the bias with it'),
+    bias=(-1., [(1., 'the old mean 3 is still in it: the new output is (y-3)/2'), (.5, 'the old mean 3 is still in it: the new output is (y-3)/2'),
+                (-2., 'the mean is gone, but then the output is divided by 2, and the bias with it'),
                 (-2.5, 'the mean was measured before the division: it has to be divided as well'),
                 (-.5, 'the old bias is part of the output, and divided like the rest'),
                 (-.75, 'what is subtracted is the mean that was measured, as it is')]))
@@ -1484,6 +1484,7 @@ def _silent(net, x):
     with torch.no_grad():
         for i,block in enumerate(net[:-2], 1):
             x = block(x)
+            if not x.isfinite().all(): return 'its loss became NaN'
             if not x.any(): return f'all units of layer {i} are dead'
         spread = net[-2:](x).std(0).mean().item()
     return f'no layer is dead all through; the scores of different images are {spread:.1g} apart'
@@ -1529,12 +1530,13 @@ def recipe_learns(seed):
         accuracy,silent = train_recipe(seed, **(RECIPE | change))
         if accuracy>=.4: return
         why = dict(epochs='more time does not bring it back: ', leak='units cannot die now, and yet: ', start='a better start is not enough at this rate: ',
-            normalize='centered pixels are not enough at this rate: ', lr='is the step still too large, or now too small to get going? ').get([*change][0], '')
+            normalize='centered pixels are not enough at this rate: ',
+            lr='the step is still too large: ' if change.get('lr', 0)>.1 else 'now the step is too small to get going: ').get([*change][0], '')
         raise Miss(f'{why}it ends at {accuracy:.2f}; {silent}')
     return test
 
 EXERCISES['rescue_run'] = Exercise('init', 'rescue a run that ends at guessing', 'collapse', (Property('changes one thing', one_change, gate=True),
-    *(Property(f'learns with seed {seed}', recipe_learns(seed)) for seed in range(3))), 'change')
+    *(Property(f'learns with seed {seed}', recipe_learns(seed)) for seed in (1, 3, 4))), 'change')  # of six seeds those that most often see an answer on the edge, as rate .2 or .15
 
 # %% ../nbs/library/grading.ipynb #rescue-data
 @functools.cache

@@ -437,8 +437,9 @@ WRONG_NUMBERS = [('gain_relu', 1.716, 'keeps the variance'), ('gain_relu', 2, 'v
     ('norm_counts', dict(batchnorm=6, layernorm=20), "'values' is missing"), ('norm_counts', [6, 20, 600], 'a dictionary is wanted'),
     ('pooled_instance', dict(pooled=1, one_pixel=0), 'after subtracting'), ('pooled_instance', dict(pooled=0, one_pixel=math.nan), 'unbiased variance of one'), ('tiny_batch', dict(larger=.7071, spread2=2**.5, spread1024=.044), 'biased one normalizes'),
     ('running_after', dict(mean=.9, var=1.1), 'momentum the wrong way round'), ('running_after', dict(mean=.1, var=1.), 'unbiased one, 2, is tracked'), ('output_std', 1., 'divides by n-1'),
-    ('first_loss', dict(thousand=3, sure=27, constant=math.log(10)), 'logarithm to base 10'), ('first_loss', dict(thousand=math.log(1000), sure=30, constant=math.log(10)), 'one image in ten'),
-    ('first_loss', dict(thousand=math.log(1000), sure=27, constant=0), 'the same answer'), ('first_loss', dict(thousand=math.log(1000), sure=27), "'constant' is missing"),
+    ('first_loss', dict(thousand=3, sure=27), 'logarithm to base 10'), ('first_loss', dict(thousand=math.log(1000), sure=30), 'one image in ten'),
+    ('first_loss', dict(thousand=math.log(1000), sure=0), 'pay 30 each'), ('first_loss', dict(thousand=math.log(1000)), "'sure' is missing"),
+    ('one_step', dict(weight=.25, bias=1.), 'old mean 3 is still in it'), ('one_step', dict(weight=.25, bias=.5), 'old mean 3 is still in it'),
     ('rescue_run', dict(lr=.1, leak=.1), 'change one thing; this changes 2'), ('rescue_run', dict(lr=.4), 'lr is 0.4 already'), ('rescue_run', dict(depth=9), "the recipe has no 'depth'"), ('rescue_run', .1, 'a dictionary is wanted'),
     ('rescue_run', dict(epochs=50), 'six epochs are enough'), ('rescue_run', dict(momentum=1), 'between 0 and 1'),
     ('verdicts', dict(group='open', two_points='fails', layer='open', best_of_six='open', edge='open'), 'what is left open'),
@@ -479,8 +480,9 @@ WRONG_NUMBERS += [
     ('products', dict(offset=1000**-.5, uniform=.1, grown=1.05**50), 'their variance is'),
     ('products', dict(offset=1000**-.5, uniform=.03**.5, grown=3.5), 'multiply, they do not add')]
 
-@pytest.mark.parametrize('change, said', [(dict(epochs=6), 'more time does not bring it back'), (dict(leak=.1), 'units cannot die now'),
-    (dict(normalize=True), 'centered pixels are not enough'), (dict(lr=.0001), 'too small to get going')], ids=lambda o: '-'.join(o) if isinstance(o, dict) else '')
+@pytest.mark.parametrize('change, said', [(dict(epochs=6), 'more time does not bring it back'), (dict(leak=.05), 'units cannot die now'),
+    (dict(normalize=True), 'centered pixels are not enough'), (dict(lr=.0001), 'too small to get going'),
+    (dict(lr=.3), 'still too large'), (dict(leak=.1), 'its loss became NaN')], ids=lambda o: '-'.join(o) if isinstance(o, dict) else '')
 def test_wrong_rescue(change, said, capsys):
     assert not grade('rescue_run', change, seconds=60.)
     check_report(capsys.readouterr().out, said)
