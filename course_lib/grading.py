@@ -187,7 +187,7 @@ READ = dict(
     outputs=('checks', 'Outputs'), switch=('checks', 'Modes'), biased=('batchnorm', 'Two variances, once and for all'),
     short=('runningbatchnorm', 'Merging without cancellation'), pearson=('signal', 'Together or not?'),
     rescue=('start', 'What the twentieth layer sees'), products=('signal', 'A sum of products'),
-    freeze=('convert', 'Freezing'), convert=('convert', 'Converting'),
+    freeze=('freeze', 'A norm that is held'), convert=('convert', 'A whole model'),
     bias=('models', 'A convolution that drops its bias'), relu=('models', 'An activation that can be shifted'),
     block=('models', 'A residual block that adds up'), dead=('activations', 'What to keep'),
     schedule=('training', "Schedules are functions of a position"), momentum=('learner', 'What momentum does'),
@@ -820,7 +820,7 @@ EXERCISES |= dict(
                       (72, 'that is fan-in; each group has 16 output channels'), (4, 'each of them in 16 channels'), (288, 'that is what the stride alone would ask: and the groups?')])),
     tanh_back=number('init', "the gain that keeps tanh's gradient", 'back', 1.4673, [
         (1.5925, 'this keeps the signal; the gradient is multiplied by the slope of tanh, not by tanh'), (1.651, 'this is one over the mean slope; the mean square of it counts'),
-        (.4645, 'this is the mean square of the slope; the gain is one over its root'), (2.153, 'this is one over the mean square: a root is missing'), (5/3, "this is PyTorch's number, for the signal")]),
+        (.4645, 'this is the mean square of the slope; the gain is one over its root'), (2.153, 'this is one over the mean square: a root is missing'), (5/3, "this is PyTorch's number, for the signal")], tol=.004),
     first_loss=numbers('init', 'what a first loss says', 'loss',
         thousand=(math.log(1000), [(3., 'this is the logarithm to base 10; cross-entropy takes the natural one'), (math.log(10), 'that is for ten classes'), (.001, 'that is the probability of each class, not its loss')]),
         sure=(27., [(0., 'nine images in ten are of another class, and pay 30 each'), (30., 'one image in ten belongs to the class that it picks'), (3., 'that is the share that it picks rightly; the others pay'), (math.log(10), 'that is for scores that are all equal'), (33.3, 'nine of ten, not ten of nine')])))
