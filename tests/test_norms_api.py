@@ -595,3 +595,20 @@ def test_vmap_has_rules(name):
         warnings.simplefilter('error')
         vmap(torch.func.grad(loss))(params, bufs, torch.stack([data(shape, seed=i) for i in range(2)]))
         with pytest.raises(UserWarning, match='batching rule'): vmap(lambda a, b: a.lerp_(b, .1))(torch.zeros(2, 3), torch.ones(2, 3))
+
+
+def test_instance_norm_casts_its_buffers():
+    "Without a weight PyTorch's instance norm takes float64 beside float32 buffers; batch norm does not"
+    theirs, ours = (make(2, track_running_stats=True) for make in (nn.InstanceNorm2d, InstanceNorm))
+    for training in (True, True, False):
+        x = torch.randn(3, 2, 4, 4).double()
+        assert_close(ours.train(training)(x), theirs.train(training)(x))
+        assert_close(ours.running_var, theirs.running_var)
+    for make in (nn.BatchNorm2d, BatchNorm):
+        with pytest.raises(RuntimeError): make(2, affine=False)(x)
+
+
+def test_instance_norm_of_an_empty_map_of_one():
+    "(0, 1) is one image of no channel and one position: refused as `nn.InstanceNorm1d` does"
+    for make in (nn.InstanceNorm1d, InstanceNorm):
+        with pytest.raises(ValueError, match='more than 1 spatial element'): make(1)(torch.zeros(0, 1))

@@ -25,7 +25,8 @@ def _refuse(
     norm,    # the layer
     x,       # its input
     *rules,  # (is this wrong?, kind of error, message), in the order in which PyTorch looks
-    params=True,  # must parameters and buffers fit the dtype of `x`?
+    params=True,  # must parameters fit the dtype of `x`?
+    buffers=True, # and buffers? Instance norm's are cast, as PyTorch's are
 ):
     "Raise the first error that applies: a rule's, or one for a dtype."
     name = type(norm).__name__
@@ -35,7 +36,8 @@ def _refuse(
     if not x.is_floating_point():
         raise NotImplementedError(f'{name}: expected a floating-point input, got {x.dtype}; use x.float()')
     fine = x.dtype, torch.promote_types(x.dtype, torch.float32)
-    for p in (norm.weight, norm.bias, getattr(norm, 'running_mean', None)) if params else ():
+    kept = getattr(norm, 'running_mean', None) if buffers else None
+    for p in (norm.weight, norm.bias, kept) if params else ():
         if p is not None and p.dtype not in fine:
             raise RuntimeError(f'{name}: parameters of {p.dtype} do not fit an input of {x.dtype}; '
                                f'use .to({x.dtype}) on the layer')
@@ -86,7 +88,11 @@ class InstanceNorm(_InstanceNorm):
             warnings.warn(f'InstanceNorm: input of shape {tuple(input.shape)} has its {C} channels in axis 0, so it is taken as '
                           'one image without a batch axis; x[None] says so without this warning', stacklevel=2)
         if alone or input.ndim==2:
-            return self.forward(input[None])[0]
+            return self._of_batch(input[None])[0]
+        return self._of_batch(input)
+
+    def _of_batch(self, input):  # (N, C, *)
+        C = self.num_features
         own = self.training or not self.track_running_stats
         wrong = input.shape[1]!=C
         message = f"expected input's size at dim=1 to match num_features ({C}), but got: {input.shape[1]}; one image is x[None]"
@@ -94,7 +100,7 @@ class InstanceNorm(_InstanceNorm):
                 (wrong and self.affine, ValueError, message),
                 (own and math.prod(input.shape[2:])==1, ValueError,
                  'Expected more than 1 spatial element when training; leave the norm out on 1x1 maps'),
-                (wrong and self.running_mean is not None, RuntimeError, message))
+                (wrong and self.running_mean is not None, RuntimeError, message), buffers=False)
         if wrong:
             warnings.warn(f'InstanceNorm: {message}', stacklevel=2)
         stats = (self.running_mean, self.running_var) if input.numel() or not own else (None, None)
