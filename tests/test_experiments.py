@@ -47,6 +47,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
     for r in rows:
         assert 0 <= r['accuracy'] <= 1 and 0 <= r['tune_accuracy'] <= 1 and r['threads'] == 1 and r['stack'] == n
     again = sweep.train(configs)
+    assert torch.tensor(5e-324, dtype=torch.float64) * 1 > 0, 'small numbers count as zero in the whole process'
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
 
 
