@@ -9,8 +9,8 @@ __all__ = ['instance_norm', 'group_norm', 'adain']
 import torch
 from torch import Tensor
 
-from .batchnorm import batch_norm, scale_shift, update_running
-from .layernorm import at_least_float32, standardize
+from .batchnorm import batch_norm, update_running
+from .layernorm import at_least_float32
 
 # %% ../nbs/08_groupnorm.ipynb #993b0e21
 def instance_norm(
@@ -26,14 +26,12 @@ def instance_norm(
     "Each channel of each image by itself (Ulyanov et al. 2016, eq. 3), as `F.instance_norm`."
     if not use_input_stats:
         return batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
-    dims = tuple(range(2, x.ndim))
-    full = at_least_float32(x)
     if running_mean is not None:
         with torch.no_grad():
-            update_running(running_mean, full.mean(dims).mean(0), momentum)
-            update_running(running_var, full.var(dims).mean(0), momentum)
-    y = standardize(full, dims, eps)
-    return scale_shift(y, weight, bias).to(x.dtype)
+            var, mean = torch.var_mean(at_least_float32(x), tuple(range(2, x.ndim)))
+            update_running(running_mean, mean.mean(0), momentum)
+            update_running(running_var, var.mean(0), momentum)
+    return group_norm(x, x.shape[1], weight, bias, eps)
 
 # %% ../nbs/08_groupnorm.ipynb #0c901dfe
 def group_norm(
@@ -45,9 +43,15 @@ def group_norm(
 )->Tensor:               # same shape and dtype as `x`
     "Standardize the channels of each group of each image together (Wu and He 2018, eqs. 1 and 7)."
     groups = at_least_float32(x).unflatten(1, (num_groups, -1))
-    dims = tuple(range(2, groups.ndim))
-    y = standardize(groups, dims, eps).flatten(1, 2)
-    return scale_shift(y, weight, bias).to(x.dtype)
+    shape = (num_groups, -1) + (1,)*(x.ndim-2)
+    var, mean = torch.var_mean(groups, tuple(range(2, groups.ndim)), correction=0, keepdim=True)
+    factor = (var+eps).rsqrt()
+    if weight is not None:
+        factor = factor*weight.view(shape)
+    offset = -mean*factor
+    if bias is not None:
+        offset = offset + bias.view(shape)
+    return (groups*factor + offset).flatten(1, 2).to(x.dtype)
 
 # %% ../nbs/08_groupnorm.ipynb #d72535b9
 def adain(
