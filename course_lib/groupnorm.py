@@ -31,7 +31,7 @@ def instance_norm(
             var, mean = torch.var_mean(at_least_float32(x), tuple(range(2, x.ndim)))
             update_running(running_mean, mean.mean(0), momentum)
             update_running(running_var, var.mean(0), momentum)
-    return group_norm(x, x.shape[1], weight, bias, eps)
+    return group_norm(x, x.shape[1] or 1, weight, bias, eps)
 
 # %% ../nbs/08_groupnorm.ipynb #0c901dfe
 def group_norm(
