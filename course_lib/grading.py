@@ -827,7 +827,7 @@ EXERCISES |= dict(
 
 # %% ../nbs/library/grading.ipynb #8515606f
 EXERCISES |= dict(
-    bn_parameters=numbers('batchnorm', 'Q1: the parameters of batch norm', 'layer',
+    bn_parameters=numbers('batchnorm', 'the parameters of batch norm', 'layer',
         learned=(128, [(64, 'each channel has a weight and a bias'), (256, 'the running statistics are not learned by gradient'), (257, 'the running statistics and the counter are not learned by gradient')]),
         kept=(128, [(64, 'each channel keeps a mean and a variance'), (256, 'weight and bias are learned, not kept from the data')]),
         values=(3136, [(784, 'the four images share the statistic, too'), (4, 'a statistic of a channel is taken over the pixels, too'), (64*3136, 'each channel has a statistic of its own')])),
@@ -837,11 +837,11 @@ EXERCISES |= dict(
         mean=(.2, [(2., 'that is the mean of the batch; the running mean goes a tenth of the way to it', 'chain'), (1.8, "momentum the wrong way round: it is the new batch's weight", 'chain')]),
         var=(1.1, [(1., 'the biased variance is 1 like the start; the unbiased one is kept'), (2., 'that is the unbiased variance of the batch; the running one goes a tenth of the way to it', 'chain'),
                    (1.9, "momentum the wrong way round: it is the new batch's weight", 'chain'), (.2, 'the running variance starts at 1, not at 0', 'chain')])),
-    ema=numbers('batchnorm', 'Q2: what a chain of lerps averages', 'chain',
+    ema=numbers('batchnorm', 'what a chain of lerps averages', 'chain',
         weight=(.1*.9**10, [(.1*.9**9, 'ten newer batches came after it, so ten factors 1-momentum'), (.9**10, 'it entered with weight momentum'), (.9*.1**10, "momentum the wrong way round: it is the new batch's weight")]),
         batches=(44, [(43, 'after 43 batches it is still 1.07 away: round up'), (22, 'momentum is .1, not .2')]),
         noise=(19**-.5, [(1/19, 'this is the ratio of the variances; its root is asked for'), (.1, 'only the newest batch has weight .1; the older ones add their noise'), (.1**.5, 'momentum/(2-momentum) is the sum of the squared weights')])),
-    norm_counts=numbers('layernorm', 'Q6: how many statistics', 'alone',
+    norm_counts=numbers('layernorm', 'how many statistics', 'alone',
         batchnorm=(6, [(20, 'that is one for each example: layer norm'), (600, 'batch norm shares a statistic over the pixels, too')]),
         layernorm=(20, [(6, 'that is one for each channel: batch norm'), (120, 'that is one for each channel of each example: instance norm')]),
         values=(600, [(2000, 'that is batch norm: 20 examples of 100 pixels'), (100, 'that is instance norm: all channels of an example share a statistic here')])))
@@ -880,7 +880,7 @@ def has_groups(n):
         if made!=[n]: raise Miss(f'this layer makes {made[0]} groups of {6//made[0]} channels' if made else 'this layer normalizes in another way')
     return test
 
-EXERCISES['three_groups'] = Exercise('instance_group', 'Q8: six channels in groups', 'group', tuple(
+EXERCISES['three_groups'] = Exercise('instance_group', 'six channels in groups', 'group', tuple(
     Property(f'{k}: {n} group{"s"*(n>1)}', of_key(k, has_groups(n))) for k,n in dict(three=3, instance=6, layer=1).items()), 'layers')
 
 # %% ../nbs/library/grading.ipynb #16a0c002
@@ -929,11 +929,11 @@ EXERCISES['image_sets'] = Exercise('layernorm', 'four layer norms of an image', 
 
 # %% ../nbs/library/grading.ipynb #62232b3e
 EXERCISES |= dict(
-    pooled_instance=numbers('instance_group', 'Q7: what is left to classify', 'classify',
+    pooled_instance=numbers('instance_group', 'what is left to classify', 'classify',
         pooled=(0., [(1., 'that is the standard deviation; what is left of the mean after subtracting it?')]),
         one_pixel=(0., [(1., 'one value is its own mean: what is left of it?'),
                         (math.nan, 'the unbiased variance of one value is NaN; the biased one is 0, and eps keeps the division')])),
-    tiny_batch=numbers('small_batches', 'Q9: what two values can say', 'two',
+    tiny_batch=numbers('small_batches', 'what two values can say', 'two',
         larger=(1., [(.5**.5, 'this is what the unbiased variance gives; the biased one normalizes'), (0., 'their mean lies between them, on neither')]),
         spread2=(2**.5, [(1., 'with n-1 = 1 degree of freedom the relative spread is √(2/(n-1))'), (2., 'this is the variance of the estimate; its root is asked for')]),
         spread1024=((2/1023)**.5, [(2/1023, 'this is the variance of the estimate; its root is asked for'), (1024**-.5, 'that is the spread of the mean; the variance has √(2/(n-1))')])),
@@ -1861,7 +1861,7 @@ def on_lines(f):
     want = [.6+1.4*i/30 if i<=30 else 2-1.9*(i-30)/70 for i in range(101)]
     if max(abs(a-b) for a,b in zip(lr, want))>.1: raise Miss('beginning, peak and end are right, but between them it is not a straight line')
 
-EXERCISES['schedule'] = Exercise('batchnorm', 'Q5: a schedule with a warm-up', 'schedule', (Property('gives a scheduler', lambda f: rates(f) and None, gate=True),
+EXERCISES['schedule'] = Exercise('batchnorm', 'a schedule with a warm-up', 'schedule', (Property('gives a scheduler', lambda f: rates(f) and None, gate=True),
     Property('from 0.6 over 2 to 0.1', at_ends), Property('in two straight lines', on_lines)))
 
 # %% ../nbs/library/grading.ipynb #8436993c

@@ -18,6 +18,7 @@ def test_head_of_a_lesson(proc):
     for p in P.read_pages(proc):
         if D.part_of(L.ROOT, p.name) not in (None, 'Library'):
             text = '\n'.join(c['source'] for c in p.cells[:3])
+            assert (P.READ_ONLY in text) == (D.part_of(L.ROOT, p.name) == "Exercises")
             assert re.search(r'About \d+ minutes', text) and ('colab-badge' in text or not p.nb), p.name
 
 def test_star_of_a_shape(proc):

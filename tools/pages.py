@@ -21,6 +21,7 @@ BUILD = 'from nbdev.quarto import refresh_quarto_yml\nfrom nbdev.serve import pr
         'if __name__=="__main__": refresh_quarto_yml(); print(proc_nbs(n_workers=2, force=True))'
 MACHINE = re.compile(r'(?:/usr|/opt|/var|/private|/Users|/content)/[\w./-]*|[A-Z]:\\\\\w+|\S*site-packages\S*|ipykernel_\d+')
 OBJECT = re.compile(r"<module '([\w.]+)' from '[^']*'>|<(?:function|class|built-in function) '?([\w.]+)'?(?: at 0x\w+)?>")
+READ_ONLY = '\n\nOn this site an exercise can be read, not solved: the button opens the page where its cells run.'
 NOISE = re.compile(r'Traceback \(most recent call last\)|^.*\b\w*Warning: .*$|\x1b\[| at 0x[0-9a-f]{6,}', re.M)
 
 
@@ -73,7 +74,8 @@ def finish(proc, root=L.ROOT):
         if part_of(root, p.name) is not None:
             badge,_ = L.colab_parts(p.name, cfg)
             time = '' if part_of(root, p.name)==LIBRARY else f' About {minutes(pages[p.name])} minutes to read.'
-            p.nb['cells'].insert(1, dict(cell_type='markdown', id='head', metadata={}, source=badge+time))
+            unread = READ_ONLY*(part_of(root, p.name)=='Exercises')
+            p.nb['cells'].insert(1, dict(cell_type='markdown', id='head', metadata={}, source=badge+time+unread))
         if n := number_of(p.name):   # a lesson has its number in title and search
             front = p.nb['cells'][0]
             front['source'] = re.sub(r'^title: *[\'"]?(.*?)[\'"]?$', lambda m: f'title: "{n} {m[1]}"', front['source'], count=1, flags=re.M)
@@ -370,7 +372,7 @@ def source_lines(name, root=L.ROOT):
         return [*written_lines(f"# {front['title']}\n\n{front.get('description', '')}\n\n{about}\n\n{text}")]
     page = L.Page(path, root)
     about = f' About {minutes(page)} minutes to read.' if page.is_lesson or page.is_exercise else ''
-    first = page.cells[0]['source'] + about
+    first = page.cells[0]['source'] + about + READ_ONLY*page.is_exercise
     lines = [*written_lines(re.sub('^# ', f'# {number_of(name)} ', first) if number_of(name) else first)]
     for c in page.cells[1:]:
         if c['cell_type']=='markdown': lines += written_lines(c['source'])
