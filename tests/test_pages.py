@@ -3,7 +3,7 @@ import json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
-import derived as D, lint as L, pages as P
+import derived as D, doc_tables as T, lint as L, pages as P
 
 @pytest.fixture(scope='session')
 def proc(tmp_path_factory): return P.build(tmp_path_factory.mktemp('site'))
@@ -45,8 +45,9 @@ def cell(src, kind='markdown', **kw):
 
 def image(src): return cell(src, 'code', outputs=[dict(output_type='display_data', metadata={}, data={'image/png': 'x'})])
 def out(text): return cell('x', 'code', outputs=[dict(output_type='stream', name='stdout', text=[text])])
+def shown(sig): return f'---\n\n[source](u#L1){{target="_blank"}}\n\n### f\n\n```python\ndef f(\n{sig}\n):\n```\n\n*Does f.*'
 def table(sig): return cell('#| echo: false\nshow_doc(f)', 'code', has_sd=True, outputs=[
-    dict(output_type='execute_result', metadata={}, data={'text/markdown': [f'---\n\n### f\n\n```python\ndef f(\n{sig}\n):\n```\n\n*Does f.*']})])
+    dict(output_type='execute_result', metadata={}, data={'text/markdown': [T.rewritten(shown(sig))]})])
 
 FINE = [cell('## Two words & `code`\n\n$$x$$ {#eq-one}\n\nSee @eq-one, @fig-a, [there](01_b.ipynb#the-end), [b](b.html) and [@ioffe2015].'),
         image('#| label: fig-a\n#| fig-cap: "A"\n#| fig-alt: "a"'), cell('[up](#two-words-code) `@not-one` and mail@host.org'),
@@ -89,12 +90,22 @@ def test_fine(tmp_path): assert site(tmp_path) == []
     (out('saved to /usr/local/lib/x.py'), 'a machine path'),
     (out('<object at 0x7f3a10b2c4d0>'), 'an error or warning'),
     (cell('x', 'code', outputs=[dict(output_type='error', ename='E', evalue='', traceback=[])]), 'a saved error'),
-    (table('    x:int=1, # as for [`g`](https://example.org/g)'), 'a link inside the code'),
     (table('    x:int=1, # a number\n    y, z:tuple=(1, 2)'), 'f: no comment for y, z'),
 ])
 def test_planted(tmp_path, fault, said):
     msgs = site(tmp_path, fault)
     assert len(msgs)==1 and said in msgs[0], msgs
+
+def test_doc_tables():
+    "A name in the library has a signature and a table; on a lesson, which shows the source, an address"
+    md = T.rewritten(shown('    x:Tensor, # a number | or two\n    eps:float=1e-05, # small\n    device:NoneType=None, # where'))
+    assert '```python\nf(x, eps=1e-05, device=None)\n```' in md and '*Does f.*' in md
+    assert '| `x` | `Tensor` |  | a number \\| or two |' in md and '| `device` |  | `None` | where |' in md
+    assert T.uncommented(T.rewritten(shown('    x, y:int=1, # a number'))) == ['x']
+    inherited = T.rewritten(shown('    *args, **kwargs'))
+    assert '```' not in inherited and '|---' not in inherited and '### f' in inherited
+    assert 'Call self' not in T.rewritten(shown('    learn').replace('Does f', 'Call self as a function'))
+    assert T.anchor(shown('    x')) == '[]{#f}[source](u#L1){target="_blank"}'
 
 # ---- line breaks: a notebook, the page that nbdev makes of it, and what `finish` writes
 needs_pandoc = pytest.mark.skipif(not P.has_pandoc(), reason='no pandoc on the PATH (Debian: apt-get install pandoc)')

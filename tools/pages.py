@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import mistune, yaml
+import doc_tables as T
 import lint as L
 from derived import APART, LIBRARY, aliases, minutes, minutes_of, number_of, part_of, parts, site_pages
 
@@ -66,8 +67,9 @@ def finish(proc, root=L.ROOT):
                 for k,v in o.get('data', {}).items(): o['data'][k] = OBJECT.sub(lambda m: m[1] or m[2], ''.join(v))
                 if md := o.get('data', {}).get('text/markdown'):   # the star of a shape (N, C, *) in a docstring is no emphasis
                     code,fence,doc = md.rpartition('```')
-                    code = re.sub(rf'\[(`[^`]+`)\]\({base}[^)]*\)', r'\1', code)   # nor is a link one in code
-                    o['data']['text/markdown'] = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
+                    md = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
+                    lesson = part_of(root, p.name) not in (None, LIBRARY)
+                    o['data']['text/markdown'] = T.anchor(md) if lesson else T.rewritten(md)
             if c['cell_type']=='markdown':   # a name that the author linked himself keeps his link
                 c['source'] = re.sub(rf'\[\[(`[^`]+`)\]\({base}[^)]*\)\]', r'[\1]', c['source'])
                 c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w./-]+)#([\w.]+)\)', link, c['source'])
@@ -245,15 +247,10 @@ def check_api(pages, root=L.ROOT):
         for c in p.cells:
             if not c.get('has_sd'): continue
             md = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', []))
-            if re.search(r'`\]\(https?:', md.rpartition('```')[0].partition('```')[2]): yield f'{p.name}: a link inside the code of a table'
             name = (re.search(r'^#+ (.+)$', md, re.M) or [0, '?'])[1].replace('\\', '')
-            if re.search(r'^raise|Error', md) and '```' not in md: yield f'{p.name}: show_doc of {name} failed'
-            sig = re.search(r'```python\n(.*?)\n(?:\)|```)', md, re.S)
-            for line in (sig[1].split('\n')[1:] if sig else []):
-                bare = [a.split(':')[0].split('=')[0].strip() for a in re.split(r',\s*(?![^\[(]*[\])])', line) if ' # ' not in line]
-                bare = [a for a in bare if re.fullmatch(r'[A-Za-z]\w*', a)]   # *args, **kwargs and _private need no comment
-                bare = [a for a in bare if a!='learn']   # a callback's hooks get the learner, as `Callback` says
-                if bare and public_name(name) and name not in bare_ok and p.name not in COMMENTS_MISSING: yield f"{p.name}: {name}: no comment for {', '.join(bare)}"
+            if re.search(r'^raise|Error', md) and name=='?': yield f'{p.name}: show_doc of {name} failed'
+            bare = [a for a in T.uncommented(md) if a!='learn']   # a callback's hooks get the learner, as `Callback` says
+            if bare and public_name(name) and name not in bare_ok and p.name not in COMMENTS_MISSING: yield f"{p.name}: {name}: no comment for {', '.join(bare)}"
 
 def inherited(root):
     "Classes whose parameters have no line of their own in the course: inherited, or fields of a dataclass that are commented"

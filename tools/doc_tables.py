@@ -1,0 +1,85 @@
+"What nbdev's `show_doc` prints, as a reader of the site wants it: a signature on a line or two and a table of parameters."
+
+import ast
+import re
+import textwrap
+
+SIGNATURE = re.compile(r'```python\n(def .*?)\n```', re.S)
+HEADING = re.compile(r'^#+ (\S+)$', re.M)
+SOURCE = re.compile(r'^\[source\].*$', re.M)
+CALL = re.compile(r'\n\*Call self as a function\.\*')
+HEAD = '| | type | default | what it is |\n|---|---|---|---|\n'
+
+
+def parsed(code):
+    "Name, parameters as (name, type, default, comment), returned as (type, comment); None if it is not Python"
+    name, rest = re.match(r'def ([\w.]+)(.*)', code, re.S).groups()
+    try:
+        node = ast.parse(f'def f{rest}\n    pass').body[0]
+    except SyntaxError:
+        return None
+    comments = dict(re.findall(r'^ *(\*{0,2}\w+)[^#\n]*# (.*)$', rest, re.M))
+    arguments = node.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
+    pairs = [(a.arg, a, d) for a, d in zip(positional, defaults)]
+    if arguments.vararg:
+        pairs.append((f'*{arguments.vararg.arg}', arguments.vararg, None))
+    pairs += [(a.arg, a, d) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults)]
+    if arguments.kwarg:
+        pairs.append((f'**{arguments.kwarg.arg}', arguments.kwarg, None))
+    params = []
+    for shown, argument, default in pairs:
+        kind = ast.unparse(argument.annotation) if argument.annotation else ''
+        value = ast.unparse(default) if default else ''
+        params.append((shown, '' if kind == 'NoneType' else kind, value, comments.get(shown, '')))
+    last = re.search(r'\)(?:->.*?)?: *# (.*)$', rest)
+    returned = ast.unparse(node.returns) if node.returns else ''
+    return name, params, (returned, last[1] if last else '')
+
+
+def cell(text, code=True):
+    "The text of a cell of a table"
+    text = text.replace('|', r'\|')
+    return f'`{text}`' if code and text else text
+
+
+def short(value):
+    return value if len(value) <= 40 else '…'
+
+
+def table(code):
+    "Signature and table for the code that show_doc prints; the code itself where it cannot be read"
+    found = parsed(code)
+    if not found:
+        return f'```python\n{code}\n```'
+    name, params, (returned, what) = found
+    if [p[0] for p in params] == ['*args', '**kwargs'] and not any(p[3] for p in params):
+        return ''  # a constructor that is inherited
+    call = f'{name}({", ".join(f"{n}={short(d)}" if d else n for n, _, d, _ in params)})'
+    call = '\n'.join(textwrap.wrap(call, 88, subsequent_indent='    ', break_on_hyphens=False))
+    rows = [
+        f'| {cell(n)} | {cell(kind)} | {cell(short(default))} | {cell(comment, False)} |'
+        for n, kind, default, comment in params
+    ]
+    if what or returned not in ('', 'None'):
+        rows.append(f'| **returns** | {cell(returned)} | | {cell(what, False)} |')
+    shown = f'```python\n{call}\n```'
+    return f'{shown}\n\n{HEAD}' + '\n'.join(rows) if rows else shown
+
+
+def rewritten(md):
+    "The output of show_doc with a table of parameters"
+    return CALL.sub('', SIGNATURE.sub(lambda m: table(m[1]), md, count=1))
+
+
+def anchor(md):
+    "For a lesson, which shows the source: the address of the name, and the link to the repository"
+    name = HEADING.search(md)
+    source = SOURCE.search(md)
+    return f'[]{{#{name[1].lower()}}}{source[0] if source else ""}' if name else md
+
+
+def uncommented(md):
+    "Parameters in the table of a rewritten output that lack their comment"
+    return re.findall(r'^\| `(\w+)` \|.*\|  \|$', md, re.M)
