@@ -1,4 +1,4 @@
-"What nbdev's `show_doc` prints, as a reader of the site wants it: a signature on a line or two and a table of parameters."
+"What `show_doc` of nbdev prints, as a reader of the site wants it: a signature on a line or two, a table of parameters."
 
 import ast
 import re
