@@ -198,7 +198,7 @@ READ = dict(
     interval=('seeds', 'A mean, and how far to trust it'), pairs=('seeds', 'Pairs'), verdict=('seeds', 'Verdicts'),
     many_seeds=('seeds', 'How many seeds?'),
     sum_over=('distributed', 'The gradient of a sum'), devices=('distributed', 'Whose statistics?'),
-    two_sums=('performance', 'Two sums are enough'))
+    two_sums=('performance', 'Two sums are enough'), walks=('performance', 'Where eager time goes'))
 
 # %% ../nbs/library/grading.ipynb #9c3d7f93
 WORDS = [  # pattern in a message, what to tell the learner, where to read; of two mistakes the lost gradient is told where gradients are asked for
@@ -982,7 +982,10 @@ EXERCISES |= dict(
     whose_statistics=numbers('small_batches', 'how many images share the statistics', 'devices',
         plain=(8, [(32, 'only gradients are averaged: each device normalizes with its own images')]),
         synced=(32, [(8, 'the sums of all four devices are added up before anything is normalized')]),
-        accumulated=(8, [(32, 'when the second batch arrives, the first has been normalized already')])))
+        accumulated=(8, [(32, 'when the second batch arrives, the first has been normalized already')])),
+    group_walks=numbers('instance_group', 'walks through memory', 'walks',
+        forward=(9, [(8, 'the statistics have to be read, too'), (5, 'each of the four operations reads and writes'), (10, '`var_mean` only reads'), (4, 'each of the four operations reads and writes; and the statistics?')]),
+        kernel=(3, [(2, 'no value can be written before the last one was added to the mean: it is read again'), (1, 'the result is written as well')])))
 
 # %% ../nbs/library/grading.ipynb #24d15702
 def right_two_sums(f):
