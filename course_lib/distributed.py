@@ -208,9 +208,9 @@ def torchrun(
     *args:str,         # the script's arguments
     timeout:float=300, # seconds for all of it
 )->str:                # what the processes printed
-    "`torchrun --standalone --nproc-per-node=n script args`. Raises `RuntimeError` with the script's errors, `TimeoutError`."
+    "`torchrun --standalone --nproc-per-node=n script args`, also where the machine's own name leads nowhere. Raises `RuntimeError` with the script's errors, `TimeoutError`."
     script = Path(script).resolve()
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={n}', script.name, *args]
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr=localhost', f'--nproc-per-node={n}', script.name, *args]
     run = subprocess.Popen(command, cwd=script.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         out,errors = run.communicate(timeout=timeout)
