@@ -210,7 +210,8 @@ def torchrun(
 )->str:                # what the processes printed
     "`torchrun --standalone --nproc-per-node=n script args`, also where the machine's own name leads nowhere. Raises `RuntimeError` with the script's errors, `TimeoutError`."
     script = Path(script).resolve()
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr=localhost', f'--nproc-per-node={n}', script.name, *args]
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr=localhost']
+    command = [*launcher, f'--nproc-per-node={n}', script.name, *args]
     run = subprocess.Popen(command, cwd=script.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         out,errors = run.communicate(timeout=timeout)
