@@ -206,7 +206,7 @@ def torchrun(
     script,            # path of a Python file; it runs in its own folder
     n:int,             # how many processes
     *args:str,         # the script's arguments
-    timeout:float=300, # seconds for all of it
+    timeout:float=600, # seconds for all of it
 )->str:                # what the processes printed
     "`torchrun --standalone --nproc-per-node=n script args`, also where the machine's own name leads nowhere. Raises `RuntimeError` with the script's errors, `TimeoutError`."
     script = Path(script).resolve()
