@@ -196,7 +196,9 @@ READ = dict(
     image=('layernorm', 'Four layers of one name'), few=('small_batch', 'What few values say about a mean and a variance'),
     tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'Momentum'),
     interval=('seeds', 'A mean, and how far to trust it'), pairs=('seeds', 'Pairs'), verdict=('seeds', 'Verdicts'),
-    many_seeds=('seeds', 'How many seeds?'))
+    many_seeds=('seeds', 'How many seeds?'),
+    sum_over=('distributed', 'The gradient of a sum'), devices=('distributed', 'Whose statistics?'),
+    two_sums=('performance', 'Two sums are enough'), walks=('performance', 'Where eager time goes'))
 
 # %% ../nbs/library/grading.ipynb #9c3d7f93
 WORDS = [  # pattern in a message, what to tell the learner, where to read; of two mistakes the lost gradient is told where gradients are asked for
@@ -969,6 +971,45 @@ EXERCISES |= dict(
     few_values=numbers('small_batches', 'eight values, and three', 'few',
         spread8=((2/7)**.5, [(2/7, 'this is the variance of the estimate; its root is asked for'), (.5, 'n-1 degrees of freedom, not n: √(2/7)'), (8**-.5, 'that is the spread of the mean')]),
         directions=(1, [(2, 'shifting and scaling are both taken out of three'), (3, 'the output sees neither a shift nor a scale'), (0, 'that is so with two values')])))
+
+# %% ../nbs/library/grading.ipynb #24d15701
+EXERCISES |= dict(
+    gradient_of_a_sum=numbers('small_batches', 'the gradient of a sum over processes', 'sum_over',
+        a=(14, [(4, 'that is what process 0 alone knows; the loss of process 1 depends on a as well'), (10, 'that is what process 1 alone knows; both losses count'),
+                (7, 'what counts is the sum of the losses, not their mean'), (28, 'a itself does not multiply anything: the sum is a + b')]),
+        b=(14, [(10, 'that is what process 1 alone knows; the loss of process 0 depends on b as well'), (4, 'that is what process 0 alone knows; both losses count'),
+                (7, 'what counts is the sum of the losses, not their mean'), (42, 'b itself does not multiply anything: the sum is a + b')])),
+    whose_statistics=numbers('small_batches', 'how many images share the statistics', 'devices',
+        plain=(8, [(32, 'only gradients are averaged: each device normalizes with its own images')]),
+        synced=(32, [(8, 'the sums of all four devices are added up before anything is normalized')]),
+        accumulated=(8, [(32, 'when the second batch arrives, the first has been normalized already')])),
+    group_walks=numbers('instance_group', 'walks through memory', 'walks',
+        forward=(9, [(8, 'the statistics have to be read, too'), (5, 'each of the four operations reads and writes'), (10, '`var_mean` only reads'), (4, 'each of the four operations reads and writes; and the statistics?')]),
+        kernel=(3, [(2, 'no value can be written before the last one was added to the mean: it is read again'), (1, 'the result is written as well')])))
+
+# %% ../nbs/library/grading.ipynb #24d15702
+def right_two_sums(f):
+    "Gradients of factor and offset in y = factor*x + offset, for each image and channel."
+    x = sample_input(5, 3, 4, 6)
+    g = sample_input(5, 3, 4, 6, seed=1)
+    found = f(x.clone(), g.clone())
+    if not isinstance(found, (tuple,list)) or len(found)!=2: raise Miss('two tensors are wanted: the gradient of the factor, and that of the offset')
+    ones = dict(factor=g*x, offset=g)
+    for mine,(name,terms) in zip(found, ones.items()):
+        mine = expect_tensor(mine)
+        if mine.shape==(3,): raise Miss(f'the {name} belongs to one channel of one image: do not sum over the images')
+        if mine.numel()==1: raise Miss(f'the {name} belongs to one channel of one image: do not sum over those')
+        if mine.shape[:2]!=(5,3) or mine.numel()!=15: raise Miss(f'expected shape (N, C), got {tuple(mine.shape)}')
+        mine,want = mine.reshape(5, 3),terms.sum((2,3))
+        other = ones['offset' if name=='factor' else 'factor'].sum((2,3))
+        if torch.allclose(mine, want): continue
+        if torch.allclose(mine, other): raise Miss(f'this is the gradient of the {"offset" if name=="factor" else "factor"}, not of the {name}')
+        if torch.allclose(mine, want/24): raise Miss('a sum, not a mean: each value of the map adds its share')
+        if torch.allclose(mine, x.sum((2,3))): raise Miss('the incoming gradient g is missing')
+        raise Miss(f'the gradient of the {name} is another one: what does y change by when the {name} changes by a little?')
+
+EXERCISES['two_sums'] = Exercise('instance_group', 'the two sums of a norm', 'two_sums', (
+    Property('gradients of factor and offset, (N, C)', right_two_sums),))
 
 # %% ../nbs/library/grading.ipynb #5eed0002
 def coverage_of(interval, seeds=3):

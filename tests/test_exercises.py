@@ -250,7 +250,11 @@ def Sub(mine, theirs):
     half = stats.t.ppf(.975, len(differences)-1) * stats.sem(differences)
     return differences.mean()-half, differences.mean()+half
 '''
-RIGHT = dict(coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
+TWO_SUMS = '''
+def Sub(x, g):
+    return (g*x).sum((2,3)), g.sum((2,3))
+'''
+RIGHT = dict(two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
     standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, lsuv_layer=LAYER_STEP, lsuv_row=ROW, nearest_mean=NEAREST,
     builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
@@ -425,6 +429,9 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('resume', 'getattr(run, k).load_state_dict(state[k])', "run.model.load_state_dict({n: v for n,v in state[k].items() if 'running' not in n}, strict=False) if k=='model' else getattr(run, k).load_state_dict(state[k])", 'statistics are no parameters'),
     ('resume', 'getattr(run, k).state_dict()', 'getattr(run, k)', 'holds objects'), ('resume', 'return {', 'run.model.eval(); return {', 'changes the run that it looks at'),
     ('resume', "    torch.set_rng_state(state['rng'])", "    torch.set_rng_state(state['rng'])\n    run.model.eval()", 'other weights'),
+    ('two_sums', '(g*x).sum((2,3)), g.sum((2,3))', '(g*x).sum((0,2,3)), g.sum((0,2,3))', 'do not sum over the images'), ('two_sums', '(g*x).sum((2,3)), g.sum((2,3))', 'g.sum((2,3)), (g*x).sum((2,3))', 'gradient of the offset, not of the factor'),
+    ('two_sums', '(g*x).sum', 'x.sum', 'g is missing'), ('two_sums', 'g.sum((2,3))', 'g.mean((2,3))', 'a sum, not a mean'), ('two_sums', 'g.sum((2,3))', 'g', 'expected shape (N, C)'),
+    ('two_sums', ', g.sum((2,3))', '', 'two tensors are wanted'),
     ('resume', 'Sub = state_of, put_back', 'Sub = state_of', 'hand in two functions'), ('resume', 'return {', '{', 'not the type NoneType'),
 ]
 WRONG_NUMBERS = [('gain_relu', 1.716, 'keeps the variance'), ('gain_relu', 2, 'variance of the weights'), ('gain_relu', 'a tenth', 'a number is wanted'),

@@ -45,9 +45,10 @@ def test_walks_of_the_compiled_step(name, most):
 
 
 def test_table():
-    row = dict(norm='batch', mode='eager', format='contiguous', shape=[2, 3, 4, 4], lo=1., hi=3., ours_limit=.1)
-    met = lambda r: bench_table(dict(rows=[row | dict(ratio=r)]))[0]['met']
-    assert met(2.5) and not met(2.51)
+    row = dict(norm='batch', mode='compiled', format='contiguous', shape=[2, 3, 4, 4], lo=1., hi=3., ours_limit=.1)
+    met = lambda r, **kw: bench_table(dict(rows=[row | dict(ratio=r) | kw]))[0]['met']
+    assert met(1.4) is True and met(1.41) is False
+    assert met(9., mode='eager') is None     # eager layers are measured, not limited
     stack = lambda r: bench_table(dict(rows=[], stack=[dict(models=16, batch_size=2, norm='batch', ratio=r, flops=1, theirs_ms=1.)]))[0]['met']
     assert stack(5.) and not stack(4.9)
 
