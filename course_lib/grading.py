@@ -194,7 +194,8 @@ READ = dict(
     batch_mean=('datasets', 'What the network should see'), units=('init_in_practice', 'Plateau or death?'), collapse=('init_in_practice', 'Plateau or death?'),
     loss=('init_in_practice', 'What should the first loss be?'),
     image=('layernorm', 'Four layers of one name'), few=('small_batch', 'What few values say about a mean and a variance'),
-    tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'Momentum'),
+    tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'The wrong momentum'), measure=('train_eval_gap', 'One measurement'),
+    places=('flags', 'Three places for a tensor'), two_flags=('flags', 'Two flags'),
     interval=('seeds', 'A mean, and how far to trust it'), pairs=('seeds', 'Pairs'), verdict=('seeds', 'Verdicts'),
     many_seeds=('seeds', 'How many seeds?'),
     sum_over=('distributed', 'The gradient of a sum'), devices=('distributed', 'Whose statistics?'),
@@ -1100,11 +1101,13 @@ def right_pairs(n):
 
 # %% ../nbs/library/grading.ipynb #5eed0004
 def is_verdict(truth, wrong):
-    "A test of one word."
+    "A test of one word; the words are `truth` and the keys of `wrong`."
+    words = sorted({truth, *wrong})
+    choice = ', '.join(map(repr, words[:-1])) + f' or {words[-1]!r}'
     def test(v):
-        if not isinstance(v, str): raise Miss(f"a word is wanted, 'holds', 'fails' or 'open', not the type {type(v).__name__}")
+        if not isinstance(v, str): raise Miss(f"a word is wanted, {choice}, not the type {type(v).__name__}")
         v = v.strip().lower()
-        if v not in ('holds','fails','open'): raise Miss(f"{one_line(v, 20)!r} is no verdict: 'holds', 'fails' or 'open'")
+        if v not in words: raise Miss(f"{one_line(v, 20)!r} is none of {choice}")
         if v!=truth: raise Miss(wrong[v])
     return test
 
@@ -1918,8 +1921,19 @@ def mode_is(training, track):
         if said!=truth: raise Miss(f"with training={training}, track_running_stats={track} it is {truth!r}" + (': without running statistics there is nothing else to use' if not track else ''))
     return test
 
-EXERCISES['mode_table'] = Exercise('pytorch_semantics', 'which statistics are used', 'modes', tuple(Property(f'training={a}, track={b}', of_key((a,b), mode_is(a, b)))
+EXERCISES['mode_table'] = Exercise('pytorch_semantics', 'which statistics are used', 'two_flags', tuple(Property(f'training={a}, track={b}', of_key((a,b), mode_is(a, b)))
     for a in (True,False) for b in (True,False)), 'answers')
+
+EXERCISES['textbook_norm'] = Exercise('pytorch_semantics', "a textbook's batch norm, mended", 'places', layer_properties(
+    lambda C, s: C(s[1], eps=1e-3, momentum=.3), lambda s: nn.BatchNorm2d(s[1], 1e-3, .3), X, state=True), 'class')
+
+GAP_CASES = dict(  # case -> what is right, and why the two others are not
+    a=('overfit', dict(stale='fresh statistics change nothing here, and nor do those of the batch', moved='with the statistics of the batch it is as low: new data are not what the norms mind')),
+    b=('stale', dict(overfit='the same images are nearly all right with other statistics: the weights know them', moved='statistics of the training images mend it, so the images have not moved')),
+    c=('moved', dict(overfit='the same images are nearly all right with their own statistics', stale='then statistics of the training images, measured anew, would mend it')))
+
+EXERCISES['gap_cases'] = Exercise('pytorch_semantics', 'three gaps, three causes', 'measure', tuple(
+    Property(k, of_key(k, is_verdict(*v))) for k,v in GAP_CASES.items()), 'answers')
 
 # %% ../nbs/library/grading.ipynb #035c36a3
 def frozen(f):

@@ -254,7 +254,7 @@ TWO_SUMS = '''
 def Sub(x, g):
     return (g*x).sum((2,3)), g.sum((2,3))
 '''
-RIGHT = dict(two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
+RIGHT = dict(two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, textbook_norm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
     standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, lsuv_layer=LAYER_STEP, lsuv_row=ROW, nearest_mean=NEAREST,
     builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
@@ -401,6 +401,8 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('batch_renorm', 'self.rmax).detach()', 'self.rmax)', 'gradient flows through r:'), ('batch_renorm', '((m-mean)/std)', '((m-mean)/s)', 'divided by the running'),
     ('batch_renorm', 'mean.lerp(m.detach(), self.momentum)', 'mean.lerp(m.detach(), 1-self.momentum)', 'momentum the wrong way round'),
     ('batch_renorm', 'std.lerp(s.detach(), self.momentum)', '(std**2).lerp(s.detach()**2, self.momentum).sqrt()', 'variance is moved'),
+    ('textbook_norm', 'if self.training', 'if torch.is_grad_enabled()', 'read self.training'),
+    ('textbook_norm', "self.register_buffer('running_mean', torch.zeros(num_features))", 'self.running_mean = torch.zeros(num_features)', 'state that is not a buffer'),
     ('coverage', 'held += lo <= 0 <= hi', 'held += not lo <= 0 <= hi', 'that miss the truth'), ('coverage', 'held/1000', 'held', 'is no share'),
     ('coverage', 'held/1000', 'held/10', 'is no share'), ('coverage', 'range(1000)', 'range(50)', 'thousand tell'),
     ('coverage', 'rng.normal(size=seeds)', 'rng.uniform(size=seeds)', 'true mean of your values is not 0'), ('coverage', 'rng.normal(size=seeds)', 'rng.normal(size=1000)', 'one for each seed'),
@@ -454,7 +456,9 @@ WRONG_NUMBERS = [('gain_relu', 1.716, 'keeps the variance'), ('gain_relu', 2, 'v
     ('verdicts', dict(group='holds', two_points='fails', layer='holds', best_of_six='open', edge='open'), 'look at the lower end'),
     ('verdicts', dict(group='holds', two_points='fails', layer='open', best_of_six='fails', edge='open'), 'refutes nothing'),
     ('verdicts', dict(group='holds', two_points='fails', layer='open', best_of_six='open', edge='holds'), 'at its own best rate'),
-    ('verdicts', dict(group='yes', two_points='fails', layer='open', best_of_six='open', edge='open'), 'is no verdict'),
+    ('verdicts', dict(group='yes', two_points='fails', layer='open', best_of_six='open', edge='open'), "'yes' is none of 'fails', 'holds' or 'open'"),
+    ('gap_cases', dict(a='stale', b='stale', c='moved'), 'fresh statistics change nothing'), ('gap_cases', dict(a='overfit', b='overfit', c='moved'), 'the weights know them'),
+    ('gap_cases', dict(a='overfit', b='stale', c='stale'), 'would mend it'), ('gap_cases', dict(a='overfit', b='stale', c='norm'), 'is none of'),
     ('one_three', dict(output=1, mean=1.8, var=1.1), 'read batchnorm, "A chain of `lerp`"'), ('one_three', dict(output=3, mean=.2, var=1.1), 'as it came in'),
     ('one_three', dict(output=1, mean=..., var=1.9), '– mean: not filled in yet'), ('bn_parameters', dict(learned=..., kept=256, values=...), 'not kept from the data'),
     ('image_sets', dict(whole=nn.LayerNorm((6,4,5)), group=..., position=lambda x: x.movedim(1, -1), token=...), 'move the channels back with movedim(-1, 1)'),
