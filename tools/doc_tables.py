@@ -1,4 +1,4 @@
-"What `show_doc` of nbdev prints, as a reader of the site wants it: a signature on a line or two, a table of parameters."
+"What `show_doc` of nbdev prints, as a reader of the site wants it: a signature and a table of parameters."
 
 import ast
 import re
@@ -18,7 +18,9 @@ def parsed(code):
         node = ast.parse(f'def f{rest}\n    pass').body[0]
     except SyntaxError:
         return None
-    comments = dict(re.findall(r'^ *(\*{0,2}\w+)[^#\n]*# (.*)$', rest, re.M))
+    comments = {}
+    for names, comment in re.findall(r'^ *([^#\n]*)# (.*)$', rest, re.M):  # one comment may be of several parameters
+        comments |= dict.fromkeys(re.findall(r'(?:^|, )(\*{0,2}\w+)', names), comment)
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults

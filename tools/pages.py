@@ -374,7 +374,8 @@ def source_lines(name, root=L.ROOT):
     for c in page.cells[1:]:
         if c['cell_type']=='markdown': lines += written_lines(c['source'])
         elif not HIDDEN.search(c['source']):
-            lines += code_lines(re.sub(r'\A(?:#\|.*\n?)*', '', c['source']).strip())
+            code = re.sub(r'^%%.*\n', '', re.sub(r'\A(?:#\|.*\n?)*', '', c['source']))   # nbdev leaves magics out
+            lines += code_lines(code.strip())
             for o in c['outputs']: lines += written_lines(output_markdown(o))
     return lines
 
