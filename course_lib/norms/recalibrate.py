@@ -12,11 +12,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..core import map_nested, to_device
+from ..core import as_double, map_nested, to_device
 from . import BatchNorm, RMSNorm2d
 from .freeze import is_held
-from .kinds import (as_double, bare_copy, call_model, first_input, is_sync, norm_input, norm_kind,
-                                    norm_layers, plain_norm, unknown_norms)
+from .kinds import (bare_copy, first_input, is_sync, norm_input, norm_kind, norm_layers, plain_norm,
+                                    unknown_norms)
+from ..probe import call_model
 
 # %% ../../nbs/library/recalibrate.ipynb #1ccf6f40
 def pool(
