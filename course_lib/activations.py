@@ -57,7 +57,8 @@ def act_grad(
     x,           # its input
 ):               # derivative of output by input, up to a positive factor; `None` if the output is no tensor of its shape
     "Where an activation passes gradients on; works under `no_grad` and for functions that work in place."
-    with torch.inference_mode(False), torch.enable_grad():
+    own = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)  # not those of activation checkpointing
+    with torch.inference_mode(False), torch.enable_grad(), own:
         x = x.detach().clone().requires_grad_()
         y = m.forward(x*1 if getattr(m, 'inplace', False) else x)
         if not isinstance(y, torch.Tensor) or y.shape!=x.shape or not y.requires_grad:

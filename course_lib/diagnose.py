@@ -47,7 +47,7 @@ class SignalProbe:
         apart = None                                      # the share of the spread that is between examples
         if y.ndim>=1-axis and len(y)>1:
             apart = ((y-y.mean(0)).square().mean().sqrt()/std).item()
-        few = y.numel() < FEW*y.shape[axis]
+        few = y.ndim < -axis or y.numel() < FEW*y.shape[axis]
         return dict(m=m, mean=mean.item(), std=std.item(), apart=apart, axis=axis, few=few, hooked=False,
                     grad_std=0., dead=None, no_grad=None, idle_bias=False)
 
@@ -154,12 +154,12 @@ def update_ratio(
     weight = layer._parameters.get('weight')
     if weight is not None:
         return 0. if weight.grad is None else lr*weight.grad.norm().item()/max(weight.norm().item(), 1e-45)
-    layer = copy_model(layer).cpu().double().eval()  # a small step would drown in float32
-    old = _computed_weight(layer).clone()
-    for p in layer.parameters():
-        if p.grad is not None:
-            p -= lr*p.grad
-    return ((_computed_weight(layer)-old).norm()/old.norm()).item()
+    after = copy_model(layer).cpu().double().eval()  # a small step would drown in float32
+    old = _computed_weight(after).clone()
+    for p,q in zip(after.parameters(), layer.parameters()):  # a copy has no gradients
+        if q.grad is not None:
+            p -= lr*q.grad.cpu().double()
+    return ((_computed_weight(after)-old).norm()/old.norm()).item()
 
 # %% ../nbs/library/diagnose.ipynb #14949038
 def _inputs_and_targets(batch):
