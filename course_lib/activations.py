@@ -55,7 +55,7 @@ def is_elementwise(
 def act_grad(
     m:nn.Module, # activation function
     x,           # its input
-):               # derivative of output by input, up to a positive factor; `None` if the output is no tensor of its shape
+):               # derivative of output by input, up to a positive factor; `None` without an output of that shape
     "Where an activation passes gradients on; works under `no_grad` and for functions that work in place."
     own = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)  # not those of activation checkpointing
     with torch.inference_mode(False), torch.enable_grad(), own:

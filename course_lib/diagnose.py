@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .activations import act_grad, is_elementwise, mean_std
 from .core import tensors_in
 from .norms.kinds import norm_kind
-from .probe import (Hook, Hooks, TextTable, call_model, channel_axis, copy_model, in_words, is_weighted,
+from .probe import (Hook, TextTable, by_class, call_model, channel_axis, copy_model, is_weighted,
                               layers_in_order, probe_copy, weights_elsewhere)  # noqa: F401
 
 # %% ../nbs/library/diagnose.ipynb #dcd4362f
@@ -88,11 +88,15 @@ class SignalProbe:
 FLAGS = dict(
     nonfinite='NaN or infinite values: check the batch, then the layer before the first one flagged',
     small='output std below 0.1: draw this weight with init_weights, or run lsuv_init',
-    large='output std above 10: draw this weight with init_weights, or run lsuv_init; if it grows block by block, scale_branches',
-    alike='less than 1 % of the spread is between examples: center what comes in (a norm, a shifted activation), or fewer layers',
-    dead='more than half of the units pass on no gradient: look for a large negative bias or shift, or take a leaky activation',
+    large='output std above 10: draw this weight with init_weights, or run lsuv_init; '
+          'if it grows block by block, scale_branches',
+    alike='less than 1 % of the spread is between examples: center what comes in (a norm, a shifted activation), '
+          'or fewer layers',
+    dead='more than half of the units pass on no gradient: look for a large negative bias or shift, '
+         'or take a leaky activation',
     blocked='no gradient arrives: look for a dead layer, a detach or a saturated loss behind this one',
-    slow='its update is 100 times smaller, relative to its weights, than the median layer\'s: init_weights, a norm, or its own learning rate',
+    slow='its update is 100 times smaller, relative to its weights, than the median layer\'s: init_weights, a norm, '
+         'or its own learning rate',
     fast='its update is more than a tenth of its weights: lower the learning rate, or the scale of what follows',
     idle_bias='the norm behind it removes this bias: build the layer with bias=False')
 
@@ -176,8 +180,8 @@ def _loss_of(out, targets):
     "Cross-entropy; without targets a number that the model returns, or a random readout of its output."
     if not tensors_in([out] if isinstance(out, Tensor) else []):
         keys = f' with {", ".join(map(str, out))}' if isinstance(out, Mapping) else ''
-        raise ValueError(f'signal_report: the model returns a {type(out).__name__}{keys}, not a tensor of floats: give a '
-                         'batch (inputs, targets), and a loss_func of (output, targets) that makes one number of them')
+        raise ValueError(f'signal_report: the model returns a {type(out).__name__}{keys}, not a tensor of floats: give '
+                         'a batch (inputs, targets), and a loss_func of (output, targets) that makes one number')
     if targets is not None:
         return F.cross_entropy(out, targets)
     return (out*torch.randn_like(out)).sum()/len(out) if out.ndim else out
@@ -229,13 +233,13 @@ def signal_report(
     loss_func=None,   # of output and targets (None where there are none); None: cross-entropy, or a random readout
     lr:float=.01,     # learning rate of the step whose size is reported
 )->SignalReport:      # a row for each linear or convolution layer, in the order in which they run
-    "Forward and gradient std, dead units and relative size of a first SGD step, layer by layer, with what is off and its remedy."
+    "Forward and gradient std, dead units and relative size of a first SGD step of each layer, what is off, its remedy."
     with torch.inference_mode(False), torch.enable_grad():
         m, probe = probe_copy(model), SignalProbe()
         m.zero_grad()
         with _watch(m, probe), torch.random.fork_rng():
             probed_loss(m, batch, loss_func).backward()
-    unseen = in_words(weights_elsewhere(m, [r['m'] for r in probe.rows.values()]))
+    unseen = by_class(weights_elsewhere(m, [r['m'] for r in probe.rows.values()]))
     if not probe.rows:
         raise ValueError(f'signal_report: no linear layer or convolution runs in this model; it has {unseen or "none"}')
     return SignalReport(_report_rows(probe.rows, lr), unseen)

@@ -398,11 +398,12 @@ class NaNGuardCB(Callback):
     def after_cancel_epoch(self, learn):
         self.check(learn)
 
-    def after_cancel_fit(self, learn):
-        self.check(learn)
+    def after_fit(self, learn):
+        self.check(learn)  # whatever has ended the fit
 
     def after_loss(self, learn):
-        self.seen.append((learn.iter, batch_size(learn.batch), learn.opt.param_groups[0].get('lr'), learn.loss.detach()))
+        lr = learn.opt.param_groups[0].get('lr')
+        self.seen.append((learn.iter, batch_size(learn.batch), lr, learn.loss.detach()))
         every = self.every or (1 if learn.loss.device.type=='cpu' else 50)
         if len(self.seen)>=every:
             self.check(learn)

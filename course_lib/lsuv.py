@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .core import batch_size, tensors_in
 from .init import set_weight
-from .probe import (WEIGHTED, Hooks, TextTable, call_args, channel_axis, in_words, is_weighted,
+from .probe import (WEIGHTED, Hooks, TextTable, call_args, channel_axis, by_class, is_weighted,
                               layers_in_order, probe_copy, weights_elsewhere)
 from .weights import unsettable
 
@@ -156,7 +156,7 @@ def lsuv_init(
     layers = {name:work.get_submodule(name) for name in runs}
     unseen = weights_elsewhere(work, layers.values())
     if not any(n for name, n in runs.items() if isinstance(layers[name], WEIGHTED)):
-        has = in_words(weights_elsewhere(work, []))
+        has = by_class(weights_elsewhere(work, []))
         raise ValueError(f'lsuv_init: no linear layer or convolution runs in this model; it has {has or "none"}')
     owners = _owners(work)
     notes = {name:_layer_refusal(name, layers[name], n, owners) for name,n in runs.items()}

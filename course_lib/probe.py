@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONVS', 'WEIGHTED', 'Hook', 'Hooks', 'call_args', 'call_model', 'copy_model', 'probe_copy', 'is_weighted',
-           'channel_axis', 'weights_elsewhere', 'in_words', 'layers_in_order', 'TextTable']
+           'channel_axis', 'weights_elsewhere', 'by_class', 'layers_in_order', 'TextTable']
 
 # %% ../nbs/library/probe.ipynb #b10b0003
 import copy
@@ -108,7 +108,8 @@ def _refuse_unfinished(model):
     for name, m in model.named_modules():
         where = name or type(model).__name__
         if isinstance(m, torch.jit.ScriptModule):
-            raise ValueError(f'{where} was compiled by torch.jit, which no tool can look into: call this before scripting')
+            raise ValueError(f'{where} was compiled by torch.jit, which no tool can look into: '
+                             'call this before scripting')
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():
             raise ValueError(f'{where} is lazy: pass a batch through the model in eval mode first')
 
@@ -171,7 +172,7 @@ def weights_elsewhere(
             found[owner] = kind
     return found
 
-def in_words(
+def by_class(
     found:dict,  # as `weights_elsewhere` gives it
 )->str:
     "How many modules of which class, and the first of each."

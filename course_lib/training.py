@@ -120,7 +120,7 @@ class BatchSchedCB(SchedCB):
             self.sched.step(*([learn.loss.item()] if self.wants_loss else []))
 
 class EpochSchedCB(SchedCB):
-    "A scheduler that steps after each training epoch; `ReduceLROnPlateau` after the epoch's last pass, with its mean loss."
+    "A scheduler that steps after each training epoch; `ReduceLROnPlateau` after its last pass, with the mean loss."
 
     def before_fit(self, learn):
         super().before_fit(learn)
@@ -374,7 +374,7 @@ def check_loader(
     sampler = getattr(train, 'sampler', None)
     if not hasattr(train, 'load_state_dict') or not all(hasattr(sampler, o) for o in ('batch_size','seed')):
         raise ValueError(f'CheckpointCB: this {type(train).__name__} cannot save its position in the data; take '
-                         'DataLoaders.from_dd or .in_memory, or dls.train = StreamLoader(dataset, EpochSampler(n, batch_size))')
+                         'DataLoaders.from_dd or .in_memory, or StreamLoader(dataset, EpochSampler(n, batch_size))')
 
 def check_extra_state(
     state,  # state dict of a model
@@ -388,8 +388,9 @@ def check_extra_state(
                 file.seek(0)
                 torch.load(file, weights_only=True)
         except Exception as e:
-            raise ValueError(f'CheckpointCB: {k} is a {type(v).__name__} that cannot be saved and read again without running '
-                             'code; let get_extra_state return tensors, numbers, strings, lists or dicts of them') from e
+            raise ValueError(f'CheckpointCB: {k} is a {type(v).__name__} that cannot be saved and read again '
+                             'without running code; let get_extra_state return tensors, numbers, strings, '
+                             'lists or dicts of them') from e
 
 def fit_config(
     learn,  # a learner inside a fit

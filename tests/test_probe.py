@@ -1,5 +1,5 @@
-"""What reports, hooks and batches accept: inputs by name, lists, dictionaries, packed sequences, nothing; and where they
-run: devices without float64, consoles without a dash, folders with any name."""
+"""What reports, hooks and batches accept: inputs by name, lists, dictionaries, packed sequences, nothing; and where
+they run: devices without float64, consoles without a dash, folders with any name."""
 import io
 import os
 import subprocess
@@ -88,7 +88,8 @@ class Lists(nn.Module):
         def forward(self): return 1.
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.pyramid, self.clock = nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3), self.Pyramid(), self.Clock()
+        self.one, self.two = nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3)
+        self.pyramid, self.clock = self.Pyramid(), self.Clock()
     def forward(self, x):
         first = self.one(x)
         maps, names = self.pyramid([first, self.two(first.relu())], ['a', 'b'])
@@ -151,8 +152,8 @@ def test_hooks_hand_on_inputs_by_name():
         model(image=images())
     assert seen == [('Conv2d', 1, 0), ('Conv2d', 1, 1), ('ReLU', 1, 0)]
 
-@pytest.mark.parametrize('out,words', [(dict(a=1), 'dict with a'), ((torch.ones(2),), 'tuple'), ([], 'list'), (None, 'NoneType'),
-                                       (torch.ones(2).long(), 'Tensor')])
+@pytest.mark.parametrize('out,words', [(dict(a=1), 'dict with a'), ((torch.ones(2),), 'tuple'), ([], 'list'),
+                                       (None, 'NoneType'), (torch.ones(2).long(), 'Tensor')])
 def test_outputs_that_ask_for_a_loss(out, words):
     class Odd(nn.Linear):
         def forward(self, x):
@@ -264,9 +265,12 @@ def test_frozen_layers_are_not_blocked():
 
 
 # ---- what lies about a healthy model
-@pytest.mark.parametrize('make', [lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 30), nn.ReLU(),
-                                                        nn.Linear(30, 5)),
-                                  lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 5))])
+def convolutions():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 30), nn.ReLU(), nn.Linear(30, 5))
+
+def perceptron(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 5))
+
+@pytest.mark.parametrize('make', [convolutions, perceptron])
 def test_one_image_is_no_alarm(make):
     flags = signal_report(make(), (images(1), torch.tensor([1]))).flags.values()
     assert not {'alike', 'dead', 'blocked'} & {f for o in flags for f in o}
@@ -315,7 +319,8 @@ def test_tied_weights_stay():
     model = Tied()
     before = {k: v.clone() for k,v in model.state_dict().items()}
     notes = {r['layer']: r['note'] for r in lsuv_init(model, torch.randn(64, 6))}
-    assert notes == dict(encode='left alone: tied to decode', middle='left alone: tied to shared', decode='left alone: tied to encode')
+    assert notes == {name: f'left alone: tied to {other}' for name, other in
+                     dict(encode='decode', middle='shared', decode='encode').items()}
     assert all(torch.equal(v, before[k]) for k,v in model.state_dict().items())
 
 class Sideways(nn.Module):
@@ -373,11 +378,6 @@ def test_say_never_fails(encoding, monkeypatch):
     say(text)
     said = sys.stdout.buffer.getvalue().decode(encoding).strip()
     assert said.startswith('0.5 ') and len(said)>=20 and (said == text) == (encoding=='utf-8')
-
-REPORT = """import json, sys
-from course_lib.report import course_report
-course_report(out=sys.argv[1])
-"""
 
 @pytest.mark.parametrize('encoding', ['ascii', 'cp932'])
 def test_report_into_any_folder(encoding, tmp_path):
