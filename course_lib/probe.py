@@ -156,7 +156,7 @@ def channel_axis(
     m:nn.Module,  # for which `is_weighted` holds
 )->int:           # counted from the end: -1 for linear layers, -3 for two-dimensional convolutions
     "Which axis of its output has the channels."
-    return 1-m.weight.ndim
+    return -1-len(m.kernel_size) if isinstance(m, CONVS) else -1
 
 def weights_elsewhere(
     model:nn.Module,  # any module

@@ -82,7 +82,7 @@ class ParamScheduler(Callback):
         known = [k for k in learn.opt.param_groups[0] if k!='params']
         if self.pname not in known:
             raise ValueError(f"ParamScheduler: no {self.pname!r} in {type(learn.opt).__name__}, it has {known}")
-        if True in learn.passes and not loader_length(learn.dls.train):
+        if True in learn.passes and loader_length(learn.dls.train) is None:
             raise ValueError('ParamScheduler: a position needs a training loader with a length (`len`); '
                              'BatchSchedCB counts steps and needs none')
 

@@ -7,6 +7,7 @@ __all__ = ['pool', 'execution_order', 'recalibrate', 'values_per_statistic', 'no
 
 # %% ../../nbs/library/recalibrate.ipynb #44ff1057
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -176,7 +177,7 @@ def recalibrate(
     progress:bool=True,     # show a progress bar?
 )->list:                    # the norms that were recalibrated, in the order in which they run
     "Set running statistics to those of the whole data, as one batch of it would. Raises `ValueError`, `TypeError`."
-    if iter(batches) is batches:
+    if isinstance(batches, Iterator):
         raise TypeError('recalibrate: the batches are passed over once for each norm: '
                         'give a loader or a list, not an iterator')
     def inputs():
