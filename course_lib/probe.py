@@ -24,13 +24,13 @@ def _call_after(f, hook, m, args, kwargs, out):
 
 # %% ../nbs/library/probe.ipynb #b10b0006
 class Hook:
-    "`f(hook, module, inputs, output)` after each forward pass of a module, until removed; a context manager."
+    "`f(hook, module, inputs, output)` after each forward pass, until removed; inputs given by name come last."
 
     def __init__(self,
         m:nn.Module,    # module to watch
         f,              # called with (this hook, module, tuple of inputs, output); what it returns replaces the output
         pre:bool=False, # call it before the forward pass instead, with (this hook, module, tuple of inputs)
-    ):              # inputs that are given by name come last in the tuple
+    ):
         register = m.register_forward_pre_hook if pre else m.register_forward_hook
         self.hook = register(partial(_call_before if pre else _call_after, f, self), with_kwargs=True)
 

@@ -1,12 +1,10 @@
 """What reports, hooks and batches accept: inputs by name, lists, dictionaries, packed sequences, nothing; and where
 they run: devices without float64, consoles without a dash, folders with any name."""
 import io
-import os
-import subprocess
+import json
 import sys
 from collections import namedtuple
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +22,9 @@ from course_lib.lsuv import lsuv_init
 from course_lib.norms.gap import accuracy_by_mode
 from course_lib.norms.recalibrate import recalibrate
 from course_lib.probe import Hooks, probe_copy
+from course_lib.report import course_report
+from course_lib.rows import result_row
+from course_lib.small_batch import RunConfig
 
 torch.set_num_threads(1)
 Pair = namedtuple('Pair', 'a b')
@@ -379,13 +380,20 @@ def test_say_never_fails(encoding, monkeypatch):
     said = sys.stdout.buffer.getvalue().decode(encoding).strip()
     assert said.startswith('0.5 ') and len(said)>=20 and (said == text) == (encoding=='utf-8')
 
-@pytest.mark.parametrize('encoding', ['ascii', 'cp932'])
-def test_report_into_any_folder(encoding, tmp_path):
+@pytest.mark.parametrize('encoding', ['ascii', 'cp932', 'cp437'])
+def test_report_from_any_folder(encoding, tmp_path, monkeypatch):
     "The command's output goes to a file in an old code page, its figures into a folder whose name that page lacks"
-    env = dict(os.environ, PYTHONIOENCODING=encoding, PYTHONUTF8='0')
-    tool = Path(sys.executable).with_name('course_report')
-    folder = tmp_path/'größe – ✓'
-    done = subprocess.run([str(tool), '--out', str(folder)], env=env, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert b'rows; report.md and figures in' in done.stdout
-    assert '±' in (folder/'report.md').read_text(encoding='utf-8')
+    evals = [dict(samples=n, train_loss=1., valid_accuracy=.5, valid_loss=1.) for n in (3000, 6000)]
+    result = dict(accuracy=.5, recalibrated=.6, cpu_seconds=6., evals=evals, failure=None)
+    configs = [RunConfig(norm=norm, batch_size=2, lr=.1, seed=seed) for norm in ('batch', 'group') for seed in (0, 1)]
+    folder = tmp_path/'größe – 日本'
+    folder.mkdir()
+    lines = [json.dumps(result_row(config, result)) for config in configs]
+    (folder/'rows.jsonl').write_text('\n'.join(lines)+'\n', encoding='utf-8')
+    monkeypatch.setattr(sys, 'stdout', page := io.TextIOWrapper(io.BytesIO(), encoding))
+    course_report(str(folder/'rows.jsonl'))
+    course_report(str(folder/'rows.jsonl'), str(folder/'out'))
+    said = page.buffer.getvalue().decode(encoding)
+    assert '0.500 +- 0.000' in said or '0.500 ±' in said
+    assert '4 rows; report.md and figures in' in said
+    assert '±' in (folder/'out'/'report.md').read_text(encoding='utf-8')
