@@ -24,6 +24,7 @@ from torch import nn, Tensor
 from . import checks
 from .checks import (Recipe, check_buffers, check_dtypes, check_gradcheck, check_gradients, check_modes,
     check_outputs, check_state_dict, normalize_as, random_affine, sample_input, share_params)
+from .core import say
 from .datasets import DataLoaders, EpochSampler, from_sample, pixels
 from .init import gain, init_weights
 from .learner import Callback, CancelBatchException, CancelEpochException, CancelFitException, Learner
@@ -394,7 +395,7 @@ def load_progress()->dict: # exercise -> dict with `tries` and, if solved, the d
         if all(isinstance(o, dict) and isinstance(o.get('tries'), int) for o in done.values()): return done
         raise ValueError('not a table of exercises')
     except (ValueError, KeyError, TypeError, AttributeError): pass
-    print(f'course_progress: {f.name} could not be read; it is kept as {set_aside(f).name}, and a new one is begun')
+    say(f'course_progress: {f.name} could not be read; it is kept as {set_aside(f).name}, and a new one is begun')
     return {}
 
 def save_progress(
@@ -421,7 +422,7 @@ def record(
         row['tries'] += 1
         if solved: row.setdefault('solved', time.strftime('%Y-%m-%d'))
         save_progress(done)
-    except OSError as e: print(f'course_progress: not written down ({e.strerror})')
+    except OSError as e: say(f'course_progress: not written down ({e.strerror})')
 
 # %% ../nbs/library/grading.ipynb #fcb3df68
 def expect_tensor(
@@ -2353,7 +2354,7 @@ def grade(
         raise ValueError(f'grade: there is no exercise {name!r}; did you mean: {near}?')
     ex = EXERCISES[name]
     report = Report(name, *((), None) if is_blank(submission) else try_properties(submission, ex, seconds), what=ex.what)
-    print(report)
+    say(report)
     if report.results: record(name, bool(report))
     if os.environ.get('COURSE_SOLUTIONS')=='1' and not report: raise AssertionError(f'grade: {name} is not solved:\n{report}')
     return report
@@ -2392,8 +2393,8 @@ def compare_prediction(
     "Print prediction and result side by side; the result stays hidden until something was predicted. Nothing fails."
     if is_blank(said): print('No prediction yet: write one above before you look.'); return False
     show = lambda v: f'{float(v):.3g}' if isinstance(v, (int,float,Tensor)) else ', '.join(map(str, v)) if isinstance(v, (list,tuple)) else str(v)
-    try: print(f'You said {show(said)}; it is {show(found)}. {verdict(said, found, near)}')
-    except Exception: print(f'It is {show(found)}; the prediction {one_line(said, 40)!r} is of another kind.')
+    try: say(f'You said {show(said)}; it is {show(found)}. {verdict(said, found, near)}')
+    except Exception: say(f'It is {show(found)}; the prediction {one_line(said, 40)!r} is of another kind.')
     return True
 
 # %% ../nbs/library/grading.ipynb #1c14b1d3
@@ -2410,8 +2411,8 @@ def course_progress(
     for p in PAGES:
         if page and p!=page: continue
         rows = {k:e for k,e in EXERCISES.items() if e.page==p}
-        print(f"{p}: {sum('solved' in done.get(k, {}) for k in rows)} of {len(rows)}")
+        say(f"{p}: {sum('solved' in done.get(k, {}) for k in rows)} of {len(rows)}")
         for k,e in rows.items():
             row = done.get(k, {})
             state = f"solved on {row['solved']}" if 'solved' in row else f"tries: {row['tries']}" if row else 'not begun'
-            print(f"  {'✓' if 'solved' in row else ' '} {k:20} {e.task:52} {state}")
+            say(f"  {'✓' if 'solved' in row else ' '} {k:20} {e.task:52} {state}")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
-from .activations import WEIGHTED
+from .probe import WEIGHTED
 from .weights import as_func, fans, scale_branches, set_weight  # noqa: F401
 
 # %% ../nbs/03_init.ipynb #init35

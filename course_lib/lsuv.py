@@ -12,8 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .activations import Hooks, TextTable, layers_in_order, probe_copy
+from .core import batch_size, tensors_in
 from .init import set_weight
+from .probe import (WEIGHTED, Hooks, TextTable, call_args, channel_axis, by_class, is_weighted,
+                              layers_in_order, probe_copy, weights_elsewhere)
+from .weights import unsettable
 
 # %% ../nbs/library/lsuv.ipynb #lsulib06
 def orthonormal(
@@ -36,8 +39,7 @@ def channel_mean(
     out:Tensor,       # its output
 )->Tensor:            # in a shape that broadcasts
     "Mean of each channel of a layer's output."
-    channels = -1 if isinstance(layer, nn.Linear) else -1-len(layer.kernel_size)
-    others = [d for d in range(out.ndim) if d != out.ndim+channels]
+    others = [d for d in range(out.ndim) if d != out.ndim+channel_axis(layer)]
     return out.mean(others, keepdim=True)
 
 
@@ -81,24 +83,42 @@ def _fit(layer, args, kwargs, out, name, steps, tol, max_iter, per_channel):
     return out
 
 
-def _output_stats(model, inputs, names):
+def _output_stats(model, args, kwargs, layers):
     "Standard deviation and mean of the outputs of layers in one pass; nan for those that do not run"
-    layers = {model.get_submodule(name):name for name in names}
-    stats = dict.fromkeys(names, (math.nan, math.nan))
-    def keep(hook, layer, args, out):
-        stats[layers[layer]] = tuple(o.item() for o in torch.std_mean(out.float(), correction=0))
-    with Hooks(layers, keep):
-        model(*inputs)
+    stats = dict.fromkeys(layers, (math.nan, math.nan))
+    names = {layer:name for name, layer in layers.items()}
+    def keep(hook, layer, inputs, out):
+        for y in tensors_in(out)[:1]:
+            stats[names[layer]] = tuple(o.item() for o in torch.std_mean(y.float(), correction=0))
+    with Hooks(names, keep):
+        model(*args, **kwargs)
     return stats
 
 
-def _layer_refusal(layer, runs):
+def _owners(model):
+    "Names of the modules that a parameter belongs to, by its id; several where weights are tied"
+    owners = {}
+    for name, module in model.named_modules():
+        for p in module._parameters.values():
+            owners.setdefault(id(p), []).append(name)
+    return owners
+
+
+def _layer_refusal(name, layer, runs, owners):
     "Why a layer is not fitted; an empty string if it is"
+    if not isinstance(layer, WEIGHTED):
+        return f'left alone: what {type(layer).__name__} computes is not known here'
     if runs == 0:
         return 'left alone: does not run'
     if runs > 1:
         return f'left alone: runs {runs} times'
-    return '' if any(p.requires_grad for p in layer.parameters()) else 'left alone: frozen'
+    if not any(p.requires_grad for p in layer.parameters()):
+        return 'left alone: frozen'
+    tied = {o for p in layer.parameters() for o in owners[id(p)] if not f'{o}.'.startswith(f'{name}.')}
+    if tied:
+        return f'left alone: tied to {", ".join(sorted(tied))}'
+    why = unsettable(layer)
+    return f'left alone: its weight cannot be set: {why}' if why else ''
 
 
 def _not_reached(layer, std, mean, tol):
@@ -112,42 +132,47 @@ def _not_reached(layer, std, mean, tol):
 
 def _check_inputs(inputs):
     "`ValueError` unless the batch is finite and has two examples"
-    tensors = [x for x in inputs if isinstance(x, Tensor) and x.is_floating_point()]
-    bad = sum((~x.isfinite()).sum().item() for x in tensors)
+    bad = sum((~x.isfinite()).sum().item() for x in tensors_in(inputs))
     if bad:
         raise ValueError(f'lsuv_init: the batch holds {bad} values that are not finite')
-    if len(inputs[0]) < 2:
-        raise ValueError(f'lsuv_init: a batch of at least 2 examples is needed, got {len(inputs[0])}')
+    examples = batch_size(inputs)
+    if examples is not None and examples < 2:
+        raise ValueError(f'lsuv_init: a batch of at least 2 examples is needed, got {examples}')
 
 # %% ../nbs/library/lsuv.ipynb #lsulib14
 @torch.no_grad()
 def lsuv_init(
     model:nn.Module,         # its linear layers and convolutions are initialized in place
-    xb,                      # a batch of inputs: a tensor, or a tuple of what the model is called with
+    xb,                      # a batch of inputs: a tensor, a tuple of several, or a dict of keywords
     tol:float=.02,           # how far the std may be from 1 and the mean from 0
     max_iter:int=10,         # steps per layer, at most
     per_channel:bool=False,  # center each channel of a layer's output, instead of the output as a whole?
 )->TextTable:                # a row for each layer, in the order in which they run
     "Layer-sequential unit variance (Mishkin and Matas 2016, algorithm 1); `ValueError` if impossible."
-    inputs = xb if isinstance(xb, tuple) else (xb,)
-    _check_inputs(inputs)
+    args, kwargs = call_args(xb)
+    _check_inputs(xb)
     work = probe_copy(model)
-    runs = layers_in_order(work, *inputs)
-    if not any(runs.values()):
-        raise ValueError('lsuv_init: no linear layer or convolution runs in this model')
+    runs = layers_in_order(work, *args, kinds=is_weighted, **kwargs)
     layers = {name:work.get_submodule(name) for name in runs}
-    notes = {name:_layer_refusal(layers[name], n) for name,n in runs.items()}
-    before = _output_stats(work, inputs, list(runs))
+    unseen = weights_elsewhere(work, layers.values())
+    if not any(n for name, n in runs.items() if isinstance(layers[name], WEIGHTED)):
+        has = by_class(weights_elsewhere(work, []))
+        raise ValueError(f'lsuv_init: no linear layer or convolution runs in this model; it has {has or "none"}')
+    owners = _owners(work)
+    notes = {name:_layer_refusal(name, layers[name], n, owners) for name,n in runs.items()}
+    before = _output_stats(work, args, kwargs, layers)
     steps = dict.fromkeys(runs, 0)
     fit = partial(_fit, steps=steps, tol=tol, max_iter=max_iter, per_channel=per_channel)
     hooks = [layers[name].register_forward_hook(partial(fit, name=name), with_kwargs=True)
              for name,note in notes.items() if not note]
-    work(*inputs)
+    work(*args, **kwargs)
     for hook in hooks:
         hook.remove()
-    after = _output_stats(work, inputs, list(runs))
+    after = _output_stats(work, args, kwargs, layers)
     for p,q in zip(model.parameters(), work.parameters()):
         p.copy_(q)
-    return TextTable(dict(layer=name, before=before[name][0], std=after[name][0], mean=after[name][1],
-                          steps=steps[name], note=notes[name] or _not_reached(layers[name], *after[name], tol))
-                     for name in runs)
+    rows = [dict(layer=name, before=before[name][0], std=after[name][0], mean=after[name][1], steps=steps[name],
+                 note=notes[name] or _not_reached(layers[name], *after[name], tol)) for name in runs]
+    other = [dict(layer=name, before=math.nan, std=math.nan, mean=math.nan, steps=0,
+                  note=f'left alone: {kind}, no layer that is known here') for name,kind in unseen.items()]
+    return TextTable(rows + other)

@@ -16,7 +16,7 @@ import numpy as np
 from fastcore.script import call_parse
 from tabulate import tabulate
 
-from .core import read_results
+from .core import read_results, say
 from .plot import NORM_COLORS, norm_style, use_style
 from .small_batch import SWEEP_NORMS
 from .rows import read_rows
@@ -216,7 +216,7 @@ def course_report(
     groups = group_rows(rows, 'dataset')
     text = '\n\n'.join(sweep_report(v) for v in groups.values())
     if not out:
-        print(text)
+        say(text)
         return
     use_style()
     folder = Path(out)
@@ -225,7 +225,7 @@ def course_report(
     for (name,),v in groups.items():
         for kind,fig in sweep_figures(v):
             fig.savefig(folder/f'{name}_{kind}.png', dpi=150, bbox_inches='tight')
-    print(f'{len(rows)} rows; report.md and figures in {out}')
+    say(f'{len(rows)} rows; report.md and figures in {out}')
 
 # %% ../nbs/library/report.ipynb #ledger01
 LEDGER = dict(  # start of a run -> the lesson that it belongs to and what it is called there

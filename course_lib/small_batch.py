@@ -19,7 +19,7 @@ import torch
 from fastcore.script import call_parse
 from torch import Tensor, nn
 
-from .core import def_device, set_seed
+from .core import def_device, say, set_seed
 from .datasets import DataLoaders, get_dataset
 from .init import init_weights
 from .models import ResBlock, conv, get_model
@@ -285,4 +285,4 @@ def course_sweep(
         return
     grid = small_batch_grid(dataset, seeds, [int(o) for o in sizes.split(',')], norms.split(','), samples)
     rows = small_batch_sweep(grid, out, stack).run(workers=workers)
-    print(f'{len(rows)} rows in {out}')
+    say(f'{len(rows)} rows in {out}')

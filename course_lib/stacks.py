@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from .core import as_double
 from .datasets import DataLoaders, epoch_seed, get_dataset
 from .norms.convert import recalibrate
 
@@ -79,7 +80,7 @@ def accuracy_loss(
     images,         # `Images`, or a `MemoryLoader`
     n:int|None=None,# how many of them, the first ones; None: all
     chunk:int=250,  # images at a time
-)->tuple:           # accuracy and mean loss, float64, of the shape that precedes N in the scores
+)->tuple:           # accuracy and mean loss, float64 where there is any, of the shape that precedes N in the scores
     "Accuracy and cross-entropy of scores."
     n = min(n or len(images.y), len(images.y))
     hits = loss = 0.
@@ -87,8 +88,8 @@ def accuracy_loss(
         x,y = take_batch(images, rows)
         scores = f(x).float()
         right = scores.log_softmax(-1).gather(-1, y.expand(scores.shape[:-1])[...,None])
-        hits = hits + (scores.argmax(-1)==y).sum(-1).double()
-        loss = loss - right.squeeze(-1).double().sum(-1)
+        hits = hits + as_double((scores.argmax(-1)==y).sum(-1))
+        loss = loss - as_double(right.squeeze(-1)).sum(-1)
     return hits/n, loss/n
 
 # %% ../nbs/library/stacks.ipynb #0ff4da5e

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from .core import say
 from .rows import config_key, processor, read_rows, repair_tail, result_row, run_origin, worker_device
 
 # %% ../nbs/library/sweep.ipynb #77703f55
@@ -245,9 +246,9 @@ def main(
         def show(rows):
             nonlocal left
             left -= len(rows)
-            print(f'{name} {len(sweep.configs)-left}/{len(sweep.configs)}', _line(sweep, rows), flush=True)
+            say(f'{name} {len(sweep.configs)-left}/{len(sweep.configs)} {_line(sweep, rows)}')
         made[name] = sweep.run(workers=args.workers, progress=show)
-        print(f'{name}: {len(made[name])} rows in {sweep.path.name}', flush=True)
+        say(f'{name}: {len(made[name])} rows in {sweep.path.name}')
     return made
 
 # %% ../nbs/library/sweep.ipynb #a206efd8

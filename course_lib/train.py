@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from . import __version__
-from .core import def_device, set_seed
+from .core import def_device, say, set_seed
 from .datasets import CLASSES, DataLoaders, DatasetError, get_dataset, pixel_stats, pixels
 from .init import init_weights
 from .learner import BatchTransformCB, Callback, DeviceCB, MetricsCB, MomentumLearner, NaNGuardCB, ProgressCB, TrainCB
@@ -272,4 +272,4 @@ def course_train(
         rows = train_run(cfg, folder, device, resume)
     except (ValueError, OSError, DatasetError, FloatingPointError) as e: sys.exit(f'course_train: {e}')
     except KeyboardInterrupt: sys.exit(f'course_train: stopped; go on with --resume --out {folder} and the same options')
-    print(closing_table(rows, folder, cfg))
+    say(closing_table(rows, folder, cfg))

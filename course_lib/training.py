@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['KIND', 'sched_lin', 'sched_cos', 'sched_exp', 'combine_scheds', 'ParamScheduler', 'SchedCB', 'BatchSchedCB',
-           'EpochSchedCB', 'RecorderCB', 'LRFinderCB', 'rng_state', 'set_rng_state', 'unchanged', 'lr_find',
-           'write_checkpoint', 'read_checkpoint', 'fit_config', 'check_config', 'CheckpointCB']
+           'EpochSchedCB', 'RecorderCB', 'LRFinderCB', 'rng_state', 'set_rng_state', 'has_extra_state', 'unchanged',
+           'lr_find', 'write_checkpoint', 'read_checkpoint', 'check_loader', 'check_extra_state', 'fit_config',
+           'check_config', 'CheckpointCB']
 
 # %% ../nbs/library/training.ipynb #eee893f6
+import copy
+import io
 import math
 import os
 import random
@@ -20,7 +23,8 @@ import numpy as np, torch
 from fastcore.basics import store_attr
 from torch.optim import lr_scheduler
 
-from .learner import Callback, CancelEpochException, CancelFitException, Learner
+from .core import batch_size
+from .learner import Callback, CancelEpochException, CancelFitException, Learner, loader_length
 
 # %% ../nbs/library/training.ipynb #d9bfdc1b
 def sched_lin(
@@ -78,6 +82,9 @@ class ParamScheduler(Callback):
         known = [k for k in learn.opt.param_groups[0] if k!='params']
         if self.pname not in known:
             raise ValueError(f"ParamScheduler: no {self.pname!r} in {type(learn.opt).__name__}, it has {known}")
+        if True in learn.passes and loader_length(learn.dls.train) is None:
+            raise ValueError('ParamScheduler: a position needs a training loader with a length (`len`); '
+                             'BatchSchedCB counts steps and needs none')
 
     def before_batch(self, learn):
         if not learn.training:
@@ -97,6 +104,7 @@ class SchedCB(Callback):
 
     def before_fit(self, learn):
         self.sched = self.make(learn.opt)
+        self.wants_loss = isinstance(self.sched, lr_scheduler.ReduceLROnPlateau)
 
     def state_dict(self):
         return self.sched.state_dict()
@@ -105,18 +113,41 @@ class SchedCB(Callback):
         self.sched.load_state_dict(state)
 
 class BatchSchedCB(SchedCB):
-    "A scheduler that steps after each training batch."
+    "A scheduler that steps after each training batch; `ReduceLROnPlateau` is given the batch's loss."
 
     def after_batch(self, learn):
         if learn.training:
-            self.sched.step()
+            self.sched.step(*([learn.loss.item()] if self.wants_loss else []))
 
 class EpochSchedCB(SchedCB):
-    "A scheduler that steps after each training epoch."
+    "A scheduler that steps after each training epoch; `ReduceLROnPlateau` after its last pass, with the mean loss."
+
+    def before_fit(self, learn):
+        super().before_fit(learn)
+        self.before_epoch(learn)
+
+    def before_epoch(self, learn):
+        self.total,self.n = torch.zeros(()),0
+
+    def after_batch(self, learn):
+        if self.wants_loss:
+            n,loss = batch_size(learn.batch) or 1,learn.loss.detach().float()
+            self.total,self.n = self.total.to(loss.device)+n*loss,self.n+n
 
     def after_epoch(self, learn):
-        if learn.training:
+        if not self.wants_loss and learn.training:
             self.sched.step()
+        elif self.wants_loss and learn.training==learn.passes[-1] and self.n:
+            self.sched.step((self.total/self.n).item())
+
+    def state_dict(self):
+        return super().state_dict() | (dict(total=self.total, n=self.n) if self.wants_loss else {})
+
+    def load_state_dict(self, state):
+        state = dict(state)
+        if self.wants_loss:
+            self.total,self.n = state.pop('total'),state.pop('n')
+        super().load_state_dict(state)
 
 # %% ../nbs/library/training.ipynb #3d875084
 class RecorderCB(Callback):
@@ -242,6 +273,12 @@ def set_rng_state(
         torch.cuda.set_rng_state_all(state['cuda'])
 
 # %% ../nbs/library/training.ipynb #5c3bfa99
+def has_extra_state(
+    m,  # any module
+)->bool:
+    "Does a module put something of its own into its state dict?"
+    return type(m).get_extra_state is not torch.nn.Module.get_extra_state
+
 @contextmanager
 def unchanged(
     learn,  # a learner; whatever the block does with it is undone
@@ -250,7 +287,9 @@ def unchanged(
     params = [(p, p.detach().clone(), p.grad) for p in learn.model.parameters()]
     buffers = [(m, k, b, b.clone()) for m in learn.model.modules() for k,b in m._buffers.items() if b is not None]
     modes = [(m, m.training) for m in learn.model.modules()]
-    data = [(dl, dl.state_dict()) for dl in (learn.dls.train, learn.dls.valid) if hasattr(dl, 'state_dict')]
+    extra = [(m, copy.deepcopy(m.get_extra_state())) for m in learn.model.modules() if has_extra_state(m)]
+    loaders = [getattr(learn.dls, name, None) for name in ('train', 'valid')]
+    data = [(dl, dl.state_dict()) for dl in loaders if hasattr(dl, 'state_dict')]
     attrs,rng = dict(vars(learn)),rng_state()
     try:
         yield
@@ -263,6 +302,8 @@ def unchanged(
                 m._buffers[k] = b.copy_(value).to(m._buffers[k].device)
         for m,mode in modes:
             m.training = mode
+        for m,state in extra:
+            m.set_extra_state(state)
         for dl,state in data:
             dl.load_state_dict(state)
         vars(learn).clear()
@@ -326,6 +367,31 @@ def read_checkpoint(
     return state
 
 # %% ../nbs/library/training.ipynb #03f19a32
+def check_loader(
+    train,  # training loader
+):
+    "Raise `ValueError` unless a loader can say where it is and go on from there."
+    sampler = getattr(train, 'sampler', None)
+    if not hasattr(train, 'load_state_dict') or not all(hasattr(sampler, o) for o in ('batch_size','seed')):
+        raise ValueError(f'CheckpointCB: this {type(train).__name__} cannot save its position in the data; take '
+                         'DataLoaders.from_dd or .in_memory, or StreamLoader(dataset, EpochSampler(n, batch_size))')
+
+def check_extra_state(
+    state,  # state dict of a model
+):
+    "Raise `ValueError` for what a module has put there and cannot be read again without running code."
+    for k,v in state.items():
+        file = io.BytesIO()
+        try:
+            if not isinstance(v, torch.Tensor):
+                torch.save(v, file)
+                file.seek(0)
+                torch.load(file, weights_only=True)
+        except Exception as e:
+            raise ValueError(f'CheckpointCB: {k} is a {type(v).__name__} that cannot be saved and read again '
+                             'without running code; let get_extra_state return tensors, numbers, strings, '
+                             'lists or dicts of them') from e
+
 def fit_config(
     learn,  # a learner inside a fit
     extra,  # dict of anything else that must agree: numbers, strings, lists
@@ -336,7 +402,9 @@ def fit_config(
     def counts(cb):
         return cb.prepares or isinstance(cb, ParamScheduler) or hasattr(cb, 'state_dict')
     cbs = [type(cb).__name__ for cb in learn.cbs if counts(cb)]
-    model = {f'model.{k}':f'{tuple(v.shape)} {v.dtype}' for k,v in learn.model.state_dict().items()}
+    def describe(v):
+        return f'{tuple(v.shape)} {v.dtype}' if isinstance(v, torch.Tensor) else type(v).__name__
+    model = {f'model.{k}':describe(v) for k,v in learn.model.state_dict().items()}
     sampler = train.sampler
     return dict(epochs=learn.n_epochs, passes=learn.passes, images=len(sampler), batch_size=sampler.batch_size,
                 seed=sampler.seed, optimizer=type(opt).__name__, hyperparameters=str(hyper), callbacks=cbs,
@@ -404,6 +472,11 @@ class CheckpointCB(Callback):
 
     def before_fit(self, learn):
         "Go on from the file, if there is one."
+        folder = Path(self.path).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f'CheckpointCB: there is no folder {folder}')
+        check_loader(learn.dls.train)
+        check_extra_state(learn.model.state_dict())
         self.now = fit_config(learn, self.config)
         self.state = None
         if not Path(self.path).exists():

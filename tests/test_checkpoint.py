@@ -3,6 +3,7 @@ its parameters, history and recorded values are those of a run that was never st
 import os, random, signal, sys, time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault('IN_TEST', '1')
 import pytest, torch
@@ -10,7 +11,7 @@ from torch import nn, optim
 from torch.optim import lr_scheduler
 
 from course_lib.core import set_seed
-from course_lib.datasets import DataLoaders, from_sample
+from course_lib.datasets import DataLoaders, EpochSampler, StreamLoader, from_sample
 from course_lib.learner import (BatchTransformCB, Callback, CancelEpochException, CancelFitException, Learner, MetricsCB,
                                 MomentumLearner)
 from course_lib.training import BatchSchedCB, CheckpointCB, EpochSchedCB, ParamScheduler, RecorderCB, read_checkpoint, sched_cos
@@ -156,7 +157,88 @@ def test_saving_changes_nothing(dd, tmp_path):
     assert_same(result(fit(run(dd, CheckpointCB(tmp_path/'a.pt', every=1)))), result(fit(run(dd))))
 
 
+# ---- what a module or a scheduler adds
+class Counted(nn.Linear):
+    "Keeps what is no tensor in its state: numbers, or a dictionary of lists and tensors"
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.seen = dict(n=0, sums=[], last=torch.zeros(2))
+    def forward(self, x):
+        if self.training: self.seen = dict(n=self.seen['n']+1, sums=[*self.seen['sums'], x.sum().item()][-3:], last=x[0, :2].detach().clone())
+        return super().forward(x)
+    def get_extra_state(self): return self.seen
+    def set_extra_state(self, state): self.seen = state
+
+class Number(Counted):
+    def get_extra_state(self): return self.seen['n']
+    def set_extra_state(self, state): self.seen['n'] = state
+
+@pytest.mark.parametrize('layer', [Counted, Number])
+def test_extra_state(dd, tmp_path, layer):
+    def make(*cbs):
+        learn = run(dd, *cbs)
+        learn.model[5] = layer(4*196, 10)
+        return learn
+    path = tmp_path/'a.pt'
+    want = fit(make())
+    fit(make(CheckpointCB(path, every=1), StopCB(13)))
+    got = fit(make(CheckpointCB(path, resume=True)))
+    assert got.model[5].seen['n'] == STEPS == want.model[5].seen['n']
+    if layer is Counted: torch.testing.assert_close(got.model[5].seen, want.model[5].seen, rtol=0, atol=0)
+    states = [{k: v for k, v in o.model.state_dict().items() if isinstance(v, torch.Tensor)} for o in (got, want)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+@pytest.mark.parametrize('state', [lambda: lambda: 0, lambda: dict(a=Path('x'))])
+def test_extra_state_that_runs_code(dd, tmp_path, state):
+    class Hiding(nn.Linear):
+        def get_extra_state(self): return state()
+    learn = run(dd, CheckpointCB(tmp_path/'a.pt'), Untouched())
+    learn.model[5] = Hiding(4*196, 10)
+    with pytest.raises(ValueError, match='5._extra_state is a .* without running code'): fit(learn)
+    assert not any(tmp_path.iterdir())
+
+@pytest.mark.parametrize('valid', [True, False])
+def test_plateau(dd, tmp_path, valid):
+    "In the middle of the pass whose mean loss it waits for"
+    class Plateau(EpochSchedCB):
+        def __init__(self): super().__init__(partial(lr_scheduler.ReduceLROnPlateau, factor=.5, patience=0, threshold=.5))
+    def make(*cbs):
+        set_seed(42)
+        dls = DataLoaders.in_memory(dd, BS, device='cpu')
+        return MomentumLearner(net(), dls, lr=.1, cbs=[MetricsCB(verbose=False), RecorderCB(), Plateau(), *cbs])
+    want = result(fit(make(), valid=valid))
+    path = tmp_path/'a.pt'
+    fit(make(CheckpointCB(path, every=1), StopCB(13)), valid=valid)
+    assert_same(result(fit(make(CheckpointCB(path, resume=True)), valid=valid)), want)
+    assert want[2]['lr'][0] > want[2]['lr'][-1]
+
+
 # ---- refused
+class Untouched(Callback):
+    "Refusals come before the first batch"
+    def before_batch(self, learn): raise AssertionError('a batch was trained')
+
+def test_missing_folder(dd, tmp_path):
+    for path in (tmp_path/'none'/'a.pt', tmp_path/'größe'/'b'/'a.pt'):
+        with pytest.raises(FileNotFoundError, match='there is no folder'): fit(run(dd, CheckpointCB(path), Untouched()))
+    folder = tmp_path/'größe 日本'
+    folder.mkdir()
+    fit(run(dd, CheckpointCB(folder/'a.pt')))
+    assert read_checkpoint(folder/'a.pt')['epoch'] == EPOCHS
+
+def test_loaders_that_cannot_go_on(dd, tmp_path):
+    x, y = torch.randn(64, 1, 28, 28), torch.arange(64)%10
+    rows = torch.utils.data.TensorDataset(x, y)
+    for train in (torch.utils.data.DataLoader(rows, 16, shuffle=True), [(x, y)], iter([(x, y)])):
+        learn = run(dd, CheckpointCB(tmp_path/'a.pt'), Untouched(), sched='step')
+        learn.dls = SimpleNamespace(train=train, valid=[(x, y)])
+        with pytest.raises(ValueError, match=f'this {type(train).__name__} cannot save its position.*StreamLoader'): learn.fit(1)
+    sampled = StreamLoader(rows, EpochSampler(64, 16))          # what the message asks for
+    learn = run(dd, CheckpointCB(tmp_path/'a.pt'), sched='step')
+    learn.dls = SimpleNamespace(train=sampled, valid=[(x, y)])
+    learn.fit(1)
+    assert read_checkpoint(tmp_path/'a.pt')['data']['epoch'] == 1
+
 def test_refused(dd, tmp_path):
     path = tmp_path/'a.pt'
     fit(run(dd, CheckpointCB(path)))

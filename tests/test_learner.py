@@ -1,16 +1,19 @@
 "What does not belong on the page on the training loop: terminals, pipes and notebooks, and every way out of a fit."
 import copy, io, itertools, os, sys
+from functools import partial
 from types import SimpleNamespace
 
 os.environ.setdefault('IN_TEST', '1')
 import pytest, torch
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.testing import assert_close
 
 import course_lib.learner as L
+from course_lib.core import say
 from course_lib.learner import (BatchTransformCB, Callback, CancelBatchException, CancelEpochException, CancelFitException,
                                 DeviceCB, Learner, MetricsCB, MomentumLearner, NaNGuardCB, ProgressCB, SingleBatchCB, TrainCB)
-from course_lib.training import lr_find
+from course_lib.training import BatchSchedCB, EpochSchedCB, ParamScheduler, RecorderCB, lr_find, sched_cos
 
 EVENTS = ['before_fit', 'before_epoch', 'before_batch', 'after_predict', 'after_loss', 'after_backward', 'after_step',
           'after_batch', 'after_epoch', 'after_fit']
@@ -156,6 +159,104 @@ def test_guard(every, bad):
     with pytest.raises(FloatingPointError, match=r'training step 1 \(epoch 0, batch 1 of 3, 4 items\), lr 0.25'): learn.fit(3)
 
 
+@pytest.mark.parametrize('every', [1, 50])
+def test_nothing_hides_the_guard(every):
+    "No length, a batch that is a dictionary, a rate that the optimizer lacks, a pass that is cancelled, an error in the next batch"
+    class Dict(TrainCB):
+        def predict(self, learn): learn.preds = learn.model(learn.batch['x'])
+        def get_loss(self, learn): learn.loss = learn.loss_func(learn.preds, learn.batch['y'])
+    x, y = torch.full((4, 6), torch.nan), torch.zeros(4).long()
+    bad = dict(x=x, y=y)
+    def fit(train, *cbs, n=1):
+        Learner(net(), SimpleNamespace(train=train, valid=[]), cbs=[Dict(), NaNGuardCB(every), *cbs]).fit(n)
+    with pytest.raises(FloatingPointError, match=r'training step 0 \(epoch 0, batch 0, 4 items\), lr 0.1'): fit(iter([bad]))
+    with pytest.raises(FloatingPointError, match='batch 0 of 1'): fit([bad], Raise('after_loss', CancelEpochException, 0))
+    with pytest.raises(FloatingPointError, match='batch 0 of 2'): fit([bad, dict(x=x[:, :2], y=y)])
+    with pytest.raises(FloatingPointError, match='batch 0 of 1'): fit([bad], Raise('after_batch', ZeroDivisionError, 0))
+    good = data().train[0]
+    learn = Learner(net(), SimpleNamespace(train=[good, (x, y)], valid=[]), cbs=NaNGuardCB(every))
+    learn.opt_func = lambda params, lr: Without(params)
+    with pytest.raises(FloatingPointError, match=r'4 items\)$'): learn.fit(1)
+
+class Without(torch.optim.Optimizer):
+    "Has no learning rate"
+    def __init__(self, params): super().__init__(params, {})
+    def step(self): pass
+
+
+# ---- any iterable
+class Stream:
+    "Batches in a row, and no length"
+    def __init__(self, batches): self.batches = batches
+    def __iter__(self): return iter(self.batches)
+
+class Rows(torch.utils.data.IterableDataset):
+    def __init__(self, batches): self.batches = batches
+    def __iter__(self): return ((x, y) for xs, ys in self.batches for x, y in zip(xs, ys))
+
+LOADERS = dict(list=lambda b: b, tuple=tuple, stream=Stream, rows=lambda b: torch.utils.data.DataLoader(Rows(b), batch_size=4))
+
+@pytest.mark.parametrize('kind', LOADERS)
+def test_any_loader(kind, capsys):
+    "The bits of a list of batches, with every callback that counts them"
+    states = []
+    for make in (LOADERS['list'], LOADERS[kind]):
+        dls = SimpleNamespace(train=make(batches(4, 4, 3)), valid=make(batches(4, 2, seed=1)))
+        cbs = [MetricsCB(), NaNGuardCB(2), ProgressCB(plot=True), BatchTransformCB(lambda b: b)]
+        learn = MomentumLearner(net(), dls, cbs=cbs)
+        learn.fit(3)
+        states.append((learn.model.state_dict(), learn.metrics.history))
+    assert_close(states[0][0], states[1][0], rtol=0, atol=0)
+    assert states[0][1] == states[1][1] and len(states[0][1]) == 6
+
+def test_without_a_length_on_a_terminal(monkeypatch):
+    monkeypatch.delenv('IN_TEST', raising=False)
+    monkeypatch.setattr(sys, 'stderr', err := TTY())
+    Learner(net(), SimpleNamespace(train=Stream(batches(4, 4)), valid=Stream([])), cbs=ProgressCB()).fit(2)
+    assert '\r0batch [' in err.getvalue()  # no share of a whole
+
+def test_iterators_serve_one_epoch():
+    for name in ('train', 'valid'):
+        dls = data()
+        setattr(dls, name, iter(getattr(dls, name)))
+        learn = Learner(net(), dls)
+        before = copy.deepcopy(learn.model.state_dict())
+        with pytest.raises(TypeError, match=f'dls.{name} is an iterator'): learn.fit(2)
+        assert_close(learn.model.state_dict(), before, rtol=0, atol=0)
+        learn.fit(1)
+
+def test_a_schedule_by_position_wants_a_length():
+    learn = Learner(net(), SimpleNamespace(train=Stream(batches(4)), valid=[]))
+    with pytest.raises(ValueError, match='training loader with a length'):
+        learn.fit(1, cbs=ParamScheduler('lr', sched_cos(.1, 0.)))
+    learn.fit(2, cbs=BatchSchedCB(partial(lr_scheduler.StepLR, step_size=1)))
+    assert learn.opt.param_groups[0]['lr'] == pytest.approx(.001)
+
+
+# ---- schedulers that want a metric
+class Told(lr_scheduler.ReduceLROnPlateau):
+    "Writes down what it is told"
+    def step(self, metrics, *args):
+        vars(self).setdefault('told', []).append(float(metrics))
+        super().step(metrics, *args)
+
+@pytest.mark.parametrize('valid', [True, False])
+def test_plateau(valid):
+    "It is told the mean over items, of the validation pass where there is one"
+    sched, metrics = EpochSchedCB(partial(Told, patience=0, factor=.5, threshold=.9)), MetricsCB(verbose=False)
+    learn = Learner(net(), data(), cbs=[sched, metrics])
+    learn.fit(3, valid=valid)
+    want = [o['loss'] for o in metrics.history if o['train'] == ('eval' if valid else 'train')]
+    assert sched.sched.told == pytest.approx(want, rel=1e-5) and len(want) == 3
+    assert learn.opt.param_groups[0]['lr'] == pytest.approx(.025)
+
+def test_plateau_of_batches():
+    sched = BatchSchedCB(partial(Told, patience=100))
+    recorder = RecorderCB()
+    Learner(net(), data(), cbs=[sched, recorder]).fit(2)
+    assert sched.sched.told == recorder.values['loss'] and len(sched.sched.told) == 6
+
+
 # ---- where a fit is shown
 class TTY(io.StringIO):
     def isatty(self): return True
@@ -172,7 +273,7 @@ def test_piped(monkeypatch, capsys):
     lines = out.splitlines()
     assert err == '' and lines[0].split() == ['epoch', 'train', 'loss'] and '\r' not in out
     assert [o.split()[:2] for o in lines[1:]] == [['0', 'train'], ['0', 'eval'], ['1', 'train'], ['1', 'eval']]
-    assert learn.metrics.write is print
+    assert learn.metrics.write is say
 
 def test_terminal(monkeypatch, capsys):
     monkeypatch.delenv('IN_TEST', raising=False)
@@ -182,7 +283,7 @@ def test_terminal(monkeypatch, capsys):
     assert '/10' in bar and '%' in bar and '<' in bar and 'batch' in bar  # 2 * (3 + 2) batches, time left, speed
     assert bar.endswith('\r') and not bar.rstrip('\r').split('\r')[-1].strip()  # wiped at the end
     assert [o.split()[0] for o in capsys.readouterr().out.split('\n') if o.strip('\r ')] == ['epoch', '0', '0', '1', '1']
-    assert learn.metrics.write is print
+    assert learn.metrics.write is say
 
 def test_notebook(monkeypatch, capsys):
     import matplotlib.pyplot as plt
@@ -211,7 +312,7 @@ def test_interrupted_bar_is_closed(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', err := TTY())
     learn = Learner(net(), data(), cbs=[MetricsCB(verbose=False), ProgressCB()])
     with pytest.raises(KeyboardInterrupt): learn.fit(2, cbs=Raise('after_epoch', KeyboardInterrupt, 0))
-    assert err.getvalue().endswith('\r') and learn.metrics.write is print
+    assert err.getvalue().endswith('\r') and learn.metrics.write is say
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_cuda():

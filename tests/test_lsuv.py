@@ -153,6 +153,13 @@ def test_what_is_left_alone():
     changed = [k for k,v in model.state_dict().items() if not torch.equal(v, before[k])]
     assert changed==['last.weight', 'last.bias']
 
+def test_a_layer_is_frozen_when_all_of_it_is():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 9))
+    model[0].bias.requires_grad_(False)
+    model[2].requires_grad_(False)
+    assert [o['note'] for o in lsuv_init(model, torch.randn(64, 9))] == ['', 'left alone: frozen']
+
 def test_a_norm_that_forbids_unit_variance_is_reported():
     torch.manual_seed(0)
     model = nn.Sequential(spectral_norm(nn.Linear(50,50)), nn.ReLU(), nn.Linear(50,10))

@@ -6,6 +6,8 @@
 __all__ = ['accuracy_by_mode']
 
 # %% ../../nbs/library/gap.ipynb #ccd0023e
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -18,6 +20,8 @@ def accuracy_by_mode(
     loader,           # batches (inputs, class numbers); empty ones do not count
 )->dict:              # accuracy with 'running' statistics, and with those of each 'batch'
     "The train/eval gap that is due to the norms. Raises `ValueError` for a model without norms or an empty loader."
+    if isinstance(loader, Iterator):
+        raise TypeError('accuracy_by_mode: the batches are passed over twice: give a loader or a list, not an iterator')
     m = copy_model(model).eval()
     norms = norm_layers(m).values()
     res = {}

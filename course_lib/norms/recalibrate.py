@@ -7,16 +7,18 @@ __all__ = ['pool', 'execution_order', 'recalibrate', 'values_per_statistic', 'no
 
 # %% ../../nbs/library/recalibrate.ipynb #44ff1057
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from ..core import map_nested, to_device
+from ..core import as_double, map_nested, to_device
 from . import BatchNorm, RMSNorm2d
 from .freeze import is_held
-from .kinds import (as_double, bare_copy, call_model, first_input, is_sync, norm_input, norm_kind,
-                                    norm_layers, plain_norm, unknown_norms)
+from .kinds import (bare_copy, first_input, is_sync, norm_input, norm_kind, norm_layers, plain_norm,
+                                    unknown_norms)
+from ..probe import call_model
 
 # %% ../../nbs/library/recalibrate.ipynb #1ccf6f40
 def pool(
@@ -175,7 +177,7 @@ def recalibrate(
     progress:bool=True,     # show a progress bar?
 )->list:                    # the norms that were recalibrated, in the order in which they run
     "Set running statistics to those of the whole data, as one batch of it would. Raises `ValueError`, `TypeError`."
-    if iter(batches) is batches:
+    if isinstance(batches, Iterator):
         raise TypeError('recalibrate: the batches are passed over once for each norm: '
                         'give a loader or a list, not an iterator')
     def inputs():
