@@ -58,7 +58,7 @@ def batch_norm(
             with torch.no_grad():
                 update_running(running_mean, mean, momentum)
                 update_running(running_var, var*n/(n-1), momentum)
-    y = (full-mean.view(shape)) * (at_least_float32(var)+eps).rsqrt().view(shape)
+    y = (full-mean.view(shape)) / (at_least_float32(var)+eps).sqrt().view(shape)
     return scale_shift(y, weight, bias).to(x.dtype)
 
 # %% ../nbs/07_batchnorm.ipynb #a70925aa

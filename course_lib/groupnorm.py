@@ -23,7 +23,7 @@ def standardize_affine(
 )->Tensor:               # same shape as `x`
     "Standardize over `dims`, scale and shift, as one product and one sum per value."
     var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-    factor = (var+eps).rsqrt()
+    factor = 1/(var+eps).sqrt()
     if weight is not None:
         factor = factor*weight.view(shape)
     offset = -mean*factor

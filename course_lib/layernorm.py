@@ -18,7 +18,7 @@ def standardize(
     "Zero mean, unit biased variance over `dims` (Ba et al. 2016, eq. 3)."
     centred = x - x.mean(dims, keepdim=True)
     var = centred.square().mean(dims, keepdim=True)
-    return centred * (var+eps).rsqrt()
+    return centred / (var+eps).sqrt()
 
 # %% ../nbs/06_layernorm.ipynb #4190d66e
 def at_least_float32(

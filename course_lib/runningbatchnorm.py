@@ -83,5 +83,5 @@ def running_batch_norm(
     var = (old_var + (old_mean-mean).square()).lerp(square, share)
     floor = .01*(1-max(momentum, .05)*count).clamp_min(0)  # none from 20 images on
     var = torch.maximum(var, floor)
-    y = (full-mean.view(shape)) * (var+eps).rsqrt().view(shape)
+    y = (full-mean.view(shape)) / (var+eps).sqrt().view(shape)
     return scale_shift(y, weight, bias).to(x.dtype), mean, var, count

@@ -45,7 +45,7 @@ def cell(src, kind='markdown', **kw):
 
 def image(src): return cell(src, 'code', outputs=[dict(output_type='display_data', metadata={}, data={'image/png': 'x'})])
 def out(text): return cell('x', 'code', outputs=[dict(output_type='stream', name='stdout', text=[text])])
-def shown(sig): return f'---\n\n[source](u#L1){{target="_blank"}}\n\n### f\n\n```python\ndef f(\n{sig}\n):\n```\n\n*Does f.*'
+def shown(sig): return f'---\n\n[source](https://example.org/u#L1){{target="_blank"}}\n\n### f\n\n```python\ndef f(\n{sig}\n):\n```\n\n*Does f.*'
 def table(sig): return cell('#| echo: false\nshow_doc(f)', 'code', has_sd=True, outputs=[
     dict(output_type='execute_result', metadata={}, data={'text/markdown': [T.rewritten(shown(sig))]})])
 
@@ -101,11 +101,11 @@ def test_doc_tables():
     md = T.rewritten(shown('    x:Tensor, # a number | or two\n    eps:float=1e-05, # small\n    device:NoneType=None, # where'))
     assert '```python\nf(x, eps=1e-05, device=None)\n```' in md and '*Does f.*' in md
     assert '| `x` | `Tensor` |  | a number \\| or two |' in md and '| `device` |  | `None` | where |' in md
-    assert T.uncommented(T.rewritten(shown('    x, y:int=1, # a number'))) == ['x']
+    assert T.uncommented(T.rewritten(shown('    x,\n    y, z:int=1, # two numbers'))) == ['x']
     inherited = T.rewritten(shown('    *args, **kwargs'))
     assert '```' not in inherited and '|---' not in inherited and '### f' in inherited
     assert 'Call self' not in T.rewritten(shown('    learn').replace('Does f', 'Call self as a function'))
-    assert T.anchor(shown('    x')) == '[]{#f}[source](u#L1){target="_blank"}'
+    assert T.anchor(shown('    x')) == '[]{#f}[source](https://example.org/u#L1){target="_blank"}'
 
 # ---- line breaks: a notebook, the page that nbdev makes of it, and what `finish` writes
 needs_pandoc = pytest.mark.skipif(not P.has_pandoc(), reason='no pandoc on the PATH (Debian: apt-get install pandoc)')
