@@ -252,3 +252,58 @@ def test_ledger_says():
         assert ahead(norm, 'kaiming_input')['lo'] > 0 and best[norm]['mean'] < best['batch']['mean']
     level = ahead('running', 'batch')
     assert level['lo'] < 0 < level['hi']
+
+
+def test_why_batchnorm_says():
+    "What the lesson says of its rows: the gain at own best rates, the drift, what shaking does, smoothness at equal rates"
+    from statistics import fmean, median
+
+    from course_lib.core import read_results
+    from course_lib.report import run_learns
+    from course_lib.statistics import group_rows, paired, tuned
+
+    nets = group_rows(read_results('why_batchnorm.jsonl'), 'norm', 'noise')
+    own = {net: tuned(rows, by='tune_accuracy') for net, rows in nets.items()}
+    plain, still = own['none', 0.0], own['batch', 0.0]
+
+    def usual(rows, measure):
+        return fmean(median(measure(p) for p in r['probes']) for r in rows)
+
+    def drift(cell):
+        return usual(cell['rows'], lambda p: p['drift'][0])
+
+    gain = {net: paired(cell['rows'], plain['rows']) for net, cell in own.items()}
+    assert gain['batch', 1.0]['lo'] > 0 and gain['batch', 1.0]['mean'] > gain['batch', 0.0]['mean'] / 2
+    assert 100 * drift(still) < drift(own['batch', 1.0]) and drift(plain) < drift(own['batch', 1.0])
+    assert drift(still) < 0.01 and 0.1 < drift(plain) < 0.3
+    assert gain['batch', 2.0]['lo'] < 0 and gain['batch', 4.0]['hi'] < 0  # harder shaking takes the gain
+    assert gain['none', 1.0]['hi'] < -0.1  # and without a norm, level 1 costs much
+    assert not any(cell['edge'] for net, cell in own.items() if net != ('none', 1.0))
+    learn = {
+        net: {lr: v for (lr,), v in group_rows(rows, 'lr').items() if all(map(run_learns, v))}
+        for net, rows in nets.items()
+    }
+    assert max(learn['batch', 0.0]) == max(learn['batch', 1.0]) == 0.3 and max(learn['none', 0.0]) == 0.1
+    at = {norm: learn[norm, 0.0] for norm in ('none', 'batch')}
+    for measure in (lambda p: max(p['along']) - min(p['along']), lambda p: max(p['predict']) - min(p['predict'])):
+        ratio = {lr: usual(at['batch'][lr], measure) / usual(at['none'][lr], measure) for lr in at['none']}
+        assert ratio[0.01] < 1 and ratio[0.03] < 0.7 and ratio[0.1] > 1
+    for lr in at['none']:  # layer 4: the gradient turns more with batch norm
+        assert usual(at['batch'][lr], lambda p: p['shift'][0][1]) < usual(at['none'][lr], lambda p: p['shift'][0][1])
+
+
+def test_page_shakes_as_the_experiment_does():
+    "The layer on the page is that of the rows"
+    W = load('why_batchnorm')
+    page = json.loads((FOLDER.parent / 'nbs/13_why_batchnorm.ipynb').read_text(encoding='utf-8'))
+    (source,) = [s for c in page['cells'] if 'class ShakenBatchNorm' in (s := ''.join(c['source']))]
+    names = dict(nn=torch.nn, torch=torch)
+    exec(source, names)
+    ours, theirs = names['shaken'](2.0)(4), W.NoisyBatchNorm(4)
+    theirs.level = 2.0
+    x = torch.randn(8, 4, 5, 5)
+    outputs = []
+    for layer in (ours, theirs):
+        torch.manual_seed(0)
+        outputs.append(layer(x))
+    torch.testing.assert_close(*outputs)
