@@ -29,7 +29,8 @@ Controls: noise without a norm (does noise alone explain what noise does?); ever
     network's own best rate.
 "Drift does not matter" is confirmed, if at some level the drift is above that of the plain network and batch norm
     with noise is still ahead of the plain network at own best rates (95 % t interval above 0) and has lost less
-    than half of the gain. It is refuted, if at each level with more drift than the plain network the gain is gone.
+    than half of the gain. It is refuted, if at each level with more drift than the plain network the gain is gone (its
+    mean not above 0).
     Between: open.
 "The loss is smoother" is confirmed, if the median range of `along` and of `predict` is smaller with batch norm at
     equal rates and also at own best rates; refuted if larger at both; if the two disagree, that is the finding.

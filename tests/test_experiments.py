@@ -255,7 +255,7 @@ def test_ledger_says():
 
 
 def test_why_batchnorm_says():
-    "What the lesson says of its rows: the gain at own best rates, the drift, what shaking does, smoothness at equal rates"
+    "What the lesson says of its rows: gain and drift at own best rates, what shaking does, smoothness at equal rates"
     from statistics import fmean, median
 
     from course_lib.core import read_results
