@@ -273,21 +273,31 @@ def test_why_batchnorm_says():
         return usual(cell['rows'], lambda p: p['drift'][0])
 
     gain = {net: paired(cell['rows'], plain['rows']) for net, cell in own.items()}
-    assert gain['batch', 1.0]['lo'] > 0 and gain['batch', 1.0]['mean'] > gain['batch', 0.0]['mean'] / 2
-    assert 100 * drift(still) < drift(own['batch', 1.0]) and drift(plain) < drift(own['batch', 1.0])
+    assert gain['batch', 1.0]['mean'] > gain['batch', 0.0]['mean'] / 2 > 0  # more than half of the gain, but open
+    assert all(gain['batch', level]['lo'] < 0 < gain['batch', level]['hi'] for level in (0.0, 1.0))
+    assert 50 * drift(still) < drift(own['batch', 1.0]) and drift(plain) < drift(own['batch', 1.0])
     assert drift(still) < 0.01 and 0.1 < drift(plain) < 0.3
-    assert gain['batch', 2.0]['lo'] < 0 and gain['batch', 4.0]['hi'] < 0  # harder shaking takes the gain
-    assert gain['none', 1.0]['hi'] < -0.1  # and without a norm, level 1 costs much
-    assert not any(cell['edge'] for net, cell in own.items() if net != ('none', 1.0))
+    assert gain['batch', 2.0]['mean'] < 0 and gain['batch', 4.0]['hi'] < 0  # harder shaking takes the gain
+    assert gain['none', 1.0]['hi'] < 0 and gain['none', 1.0]['mean'] < -0.2  # and without a norm, level 1 costs much
+    assert not any(cell['edge'] for cell in own.values())
+    still_ahead = {}  # shaken, at equal rates: level where the plain network is best, far ahead above
+    for lr in (0.03, 0.1, 0.3):
+        runs = [[r for r in nets[net] if r['config']['lr'] == lr] for net in (('batch', 1.0), ('none', 0.0))]
+        still_ahead[lr] = paired(*runs)
+    assert still_ahead[0.03]['lo'] < 0 < still_ahead[0.03]['hi']
+    assert still_ahead[0.1]['lo'] > 0.1 and still_ahead[0.3]['lo'] > 0.4
     learn = {
         net: {lr: v for (lr,), v in group_rows(rows, 'lr').items() if all(map(run_learns, v))}
         for net, rows in nets.items()
     }
     assert max(learn['batch', 0.0]) == max(learn['batch', 1.0]) == 0.3 and max(learn['none', 0.0]) == 0.1
     at = {norm: learn[norm, 0.0] for norm in ('none', 'batch')}
+    found = []
     for measure in (lambda p: max(p['along']) - min(p['along']), lambda p: max(p['predict']) - min(p['predict'])):
         ratio = {lr: usual(at['batch'][lr], measure) / usual(at['none'][lr], measure) for lr in at['none']}
-        assert ratio[0.01] < 1 and ratio[0.03] < 0.7 and ratio[0.1] > 1
+        assert ratio[0.01] < 0.7 and ratio[0.03] < 0.5
+        found.append(ratio[0.1])
+    assert found[0] > 2  # a network that hardly learns has a flat loss
     for lr in at['none']:  # layer 4: the gradient turns more with batch norm
         assert usual(at['batch'][lr], lambda p: p['shift'][0][1]) < usual(at['none'][lr], lambda p: p['shift'][0][1])
 
