@@ -1094,7 +1094,9 @@ EXERCISES |= dict(
 # %% ../nbs/library/grading.ipynb #13b00002
 READ |= dict(drift=('why_batchnorm', 'A good story'), same_steps=('why_batchnorm', 'Two choices become one'))
 
-def two_moments(seed):
+def two_moments(
+    seed,  # of the values
+):
     "What a layer hands on before and after a step, (N, C, H, W) each: four channels of different size that move both ways."
     g = torch.Generator().manual_seed(seed)
     size = torch.tensor([.2, 1., 3., 20.]).view(-1, 1, 1)
@@ -1102,14 +1104,20 @@ def two_moments(seed):
     moved = torch.tensor([.5, -1., .2, -.8]).roll(seed).view(-1, 1, 1)
     return before*size, (after*1.5+moved)*size
 
-def gives_drift(f):
+def gives_drift(
+    f,  # submission
+):
+    "It gives one number."
     drift = f(*two_moments(0))
     if drift is None: raise Miss('it returns None: is a `return` missing?')
     if isinstance(drift, Tensor) and drift.numel()!=1: raise Miss(f'one number is wanted, not the shape {tuple(drift.shape)}: take the mean over the channels at the end')
     try: float(drift)
     except (TypeError,ValueError): raise Miss(f'one number is wanted, not the type {type(drift).__name__}')
 
-def wrong_drifts(before, after):
+def wrong_drifts(
+    before,  # what the layer handed on, (N, C, H, W)
+    after,   # the same after the step
+):
     "The right drift, and those that one gets by known mistakes."
     dims = 0,2,3
     moved,std = after.mean(dims)-before.mean(dims),before.std(dims)
@@ -1123,7 +1131,9 @@ def wrong_drifts(before, after):
         'one mean for all channels: their mean runs over the axes (0,2,3)': (after.mean()-before.mean()).abs()/before.std(),
         'this is how far the values moved: take the mean of a channel first, then the difference': ((after-before).abs().mean(dims)/std).mean()}
 
-def right_drift(seed):
+def right_drift(
+    seed,  # of the values
+):
     "A test with data of this seed."
     def test(f):
         pair = two_moments(seed)
