@@ -7,9 +7,9 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwa
            'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'NotYet', 'one_line', 'culprit',
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
-           'PlainRun', 'train_recipe', 'sample_images', 'collapsed_net', 'train_sample', 'show_bug', 'clusters',
-           'diverging_net', 'train_clusters', 'stripes', 'small_net', 'train_pairs', 'grade', 'curve_shape',
-           'compare_prediction', 'course_progress']
+           'two_moments', 'gives_drift', 'wrong_drifts', 'right_drift', 'PlainRun', 'train_recipe', 'sample_images',
+           'collapsed_net', 'train_sample', 'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes',
+           'small_net', 'train_pairs', 'grade', 'curve_shape', 'compare_prediction', 'course_progress']
 
 # %% ../nbs/library/grading.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap
@@ -1135,6 +1135,71 @@ EXERCISES |= dict(
         finer=(64, [(72, 'nearly: four times the pairs bring more than half the width, since t falls as well'), (36, 'half the width needs four times the pairs, not twice'), (63, 'with 63 it is .00504: one more'),
             (62, 'with 1.96 it would be 62, but t is still 2.00 there')]),
         false=(1-.95**10, [(.5, 'this is how many false alarms there are on average: how often is there at least one?'), (.05, 'that is one comparison; ten are made'), (.95**10, 'this is how often there is none'), (.05**10, 'this is how often all ten are false')])))
+
+# %% ../nbs/library/grading.ipynb #13b00002
+READ |= dict(drift=('why_batchnorm', 'A good story'), same_steps=('why_batchnorm', 'Two choices become one'))
+
+def two_moments(
+    seed,  # of the values
+):
+    "What a layer hands on before and after a step, (N, C, H, W) each: four channels of different size that move both ways."
+    g = torch.Generator().manual_seed(seed)
+    size = torch.tensor([.2, 1., 3., 20.]).view(-1, 1, 1)
+    before,after = (torch.randn(24, 4, 5, 5, generator=g) for _ in range(2))
+    moved = torch.tensor([.5, -1., .2, -.8]).roll(seed).view(-1, 1, 1)
+    return before*size, (after*1.5+moved)*size
+
+def gives_drift(
+    f,  # submission
+):
+    "It gives one number."
+    drift = f(*two_moments(0))
+    if drift is None: raise Miss('it returns None: is a `return` missing?')
+    if isinstance(drift, Tensor) and drift.numel()!=1: raise Miss(f'one number is wanted, not the shape {tuple(drift.shape)}: take the mean over the channels at the end')
+    try: float(drift)
+    except (TypeError,ValueError): raise Miss(f'one number is wanted, not the type {type(drift).__name__}')
+
+def wrong_drifts(
+    before,  # what the layer handed on, (N, C, H, W)
+    after,   # the same after the step
+):
+    "The right drift, and those that one gets by known mistakes."
+    dims = 0,2,3
+    moved,std = after.mean(dims)-before.mean(dims),before.std(dims)
+    return (moved.abs()/std).mean(),{
+        'channels that move up and down cancel: take the absolute value before the mean': (moved/std).mean(),
+        'the old standard deviation is asked for, not the new one': (moved.abs()/after.std(dims)).mean(),
+        'this is not in units of the standard deviation: divide by it': moved.abs().mean(),
+        'divide channel by channel, then take the mean: here the largest channel decides': moved.abs().mean()/std.mean(),
+        'this is divided by the variance: its root is the unit': (moved.abs()/std.square()).mean(),
+        'a root mean square: the mean of the absolute values is asked for': (moved/std).square().mean().sqrt(),
+        'one mean for all channels: their mean runs over the axes (0,2,3)': (after.mean()-before.mean()).abs()/before.std(),
+        'this is how far the values moved: take the mean of a channel first, then the difference': ((after-before).abs().mean(dims)/std).mean()}
+
+def right_drift(
+    seed,  # of the values
+):
+    "A test with data of this seed."
+    def test(f):
+        pair = two_moments(seed)
+        right,known = wrong_drifts(*pair)
+        got = float(f(*pair))
+        def near(o): return math.isclose(got, o.item(), rel_tol=2e-3)
+        if near(right): return
+        for why,wrong in known.items():
+            if near(wrong): raise Miss(why)
+        raise Miss(f'{got:.4f} in place of {right.item():.4f}')
+    return test
+
+EXERCISES |= dict(
+    drift=Exercise('batchnorm', 'how far a step moves the channels', 'drift', (
+        Property('gives one number', gives_drift, gate=True), Property('right for four channels', right_drift(0)), Property('right for four others', right_drift(1)))),
+    same_steps=numbers('batchnorm', 'ten times the weights behind a norm', 'same_steps',
+        output=(1., [(10., 'the norm divides by a standard deviation that is ten times as large, too'), (.1, 'the norm divides once: both grow tenfold')]),
+        gradient=(.1, [(1., 'the output is the same, but a step of given length in larger weights changes it less'), (10., 'the other way round: larger weights, smaller gradients'),
+            (.01, 'this is the gradient in units of the weights; the gradient itself is asked for')]),
+        rate=(100., [(10., 'this makes the step as long as before; but the weights are ten times as long, too'), (.01, 'the other way round'),
+            (1., 'at the same rate the step is ten times shorter, and the weights ten times longer'), (.1, 'the gradient is smaller already')])))
 
 # %% ../nbs/library/grading.ipynb #fc0d0107
 READ |= dict(events=('learner', 'Events'), resume=('training', 'Checkpoints'))

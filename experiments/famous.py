@@ -3,8 +3,7 @@
     COURSE_DATA=<folder with fashion-mnist/ and mnist/> python experiments/famous.py [part...]
 
 Parts: two (MNIST in batches of 2), recalibrated (running batch norm with other statistics, and without the norm on one pixel),
-grid (norms times learning rates), published (detached or full gradient, MNIST), smooth (the loss
-along the gradient), scale (initial weights times a factor). Each appends its rows to nbs/results/famous_<part>.jsonl and skips the runs
+grid (norms times learning rates), published (detached or full gradient, MNIST). Each appends its rows to nbs/results/famous_<part>.jsonl and skips the runs
 that are there, so it may be stopped and started again. All models use one thread, plain SGD and no schedule.
 """
 import json, math, sys, time
@@ -19,7 +18,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from course_lib.core import set_seed
 from course_lib.datasets import DataLoaders, get_dataset
 from course_lib.init import init_weights
-from course_lib.models import conv, get_model
+from course_lib.models import get_model
 from course_lib.norms import norm_factory
 from course_lib.norms.convert import recalibrate
 
@@ -28,10 +27,8 @@ NFS, SEEDS = (1,8,16,32,64,64), (0,1,2)  # the net of the sources: five stride-2
 TWO = dict(bs=2, samples=6_000, dataset='mnist')
 GRID = dict(bs=64, n_train=6_000, epochs=2, dataset='fashion_mnist')
 PUBLISHED = dict(bs=512, n_train=50_000, epochs=3, lr=1., dataset='mnist')
-SMOOTH = dict(bs=64, n_train=6_000, epochs=1, depth=12, channels=16, every=8, steps=(.25,.5,1.,2.,4.), dataset='fashion_mnist')
-SCALE = dict(bs=32, n_train=3_000, n_valid=2_000, epochs=1, dataset='fashion_mnist')
 TWO_NETS = ('batch','batch_no1x1','layer','group','running','none','instance_no1x1')
-TWO_LRS, GRID_LRS, SMOOTH_LRS, SCALES = (.02,.1,.4), (.1,.3,1.,3.), (.1,.03,.3), (.1,1.,10.)
+TWO_LRS, GRID_LRS = (.02,.1,.4), (.1,.3,1.,3.)
 
 
 def versions(): return dict(python=sys.version.split()[0], torch=torch.__version__)
@@ -47,16 +44,12 @@ def orders(n, seed, epochs=1):
     g = torch.Generator().manual_seed(1000+seed)
     return torch.cat([torch.randperm(n, generator=g) for _ in range(epochs)])
 
-def make(name, seed, scale=1.):
-    "The net of the sources with the norm `name`; with `_no1x1` the 1x1 map has none. Weights times `scale`"
+def make(name, seed):
+    "The net of the sources with the norm `name`; with `_no1x1` the 1x1 map has none"
     set_seed(seed)
     norm,rest = (name.split('_no1x1')+[None])[:2]
     builtin = dict(batch=nn.BatchNorm2d)
-    model = get_model(nfs=NFS, norm=builtin.get(norm) or norm_factory(norm), norm_1x1=rest is None).apply(partial(init_weights, leaky=.1))
-    with torch.no_grad():
-        for m in model.modules():
-            if isinstance(m, nn.Conv2d): m.weight.mul_(scale)
-    return model
+    return get_model(nfs=NFS, norm=builtin.get(norm) or norm_factory(norm), norm_1x1=rest is None).apply(partial(init_weights, leaky=.1))
 
 @torch.no_grad()
 def evaluate(model, xv, yv):
@@ -119,7 +112,7 @@ def two(nets=TWO_NETS, lrs=TWO_LRS, part='two', refresh=()):
 def recalibrated(): two(('running','running_no1x1'), (.02,), 'recalibrated', ('running',))
 
 
-# ---- norms times learning rates; the published comparison; the scale of the initial weights
+# ---- norms times learning rates; the published comparison
 def grid():
     x,y,xv,yv = data(GRID['dataset'], GRID['n_train'])
     run = lambda n,lr,s: train_alone(x, y, xv, yv, make(n, s), lr, GRID['bs'], orders(len(x), s, GRID['epochs']))
@@ -130,105 +123,6 @@ def published():
     run = lambda n,s: train_alone(x, y, xv, yv, make(n, s), PUBLISHED['lr'], PUBLISHED['bs'], orders(len(x), s, PUBLISHED['epochs']))
     each('published', ('net','seed'), [(n,s) for s,n in product(SEEDS, ('batch','batch_detached'))], run, PUBLISHED)
 
-def scale():
-    x,y,xv,yv = data(SCALE['dataset'], SCALE['n_train'])
-    xv,yv = xv[:SCALE['n_valid']],yv[:SCALE['n_valid']]
-    run = lambda n,g,lr,s: train_alone(x, y, xv, yv, make(n, s, g), lr, SCALE['bs'], orders(len(x), s, SCALE['epochs']))
-    runs = [(n,g,lr,s) for s,lr,n,g in product(SEEDS, (.1,.01,1.), ('batch','none'), SCALES)]
-    each('scale', ('net','scale','lr','seed'), runs, run, SCALE)
-
-
-# ---- covariate shift and smoothness, as Santurkar et al. (2018) define them
-class NoisyNorm(nn.BatchNorm2d):
-    "Batch norm whose output is scaled and shifted anew at random, channel by channel, in each training step (Santurkar et al. 2018)"
-    shift,spread,hold,noise = .5,.25,False,None
-    def forward(self, x):
-        x = super().forward(x)
-        if not self.training: return x
-        if self.noise is None or not self.hold: self.noise = [torch.randn(1, x.shape[1], 1, 1) for _ in range(2)]
-        return x*(self.spread*self.noise[0]).exp() + self.shift*self.noise[1]
-
-def hold_noise(model, on):
-    "The same noise again, while one batch is looked at from several points"
-    for m in model.modules():
-        if isinstance(m, NoisyNorm): m.hold = on
-
-def deep_net(norm, seed, depth=SMOOTH['depth'], c=SMOOTH['channels']):
-    "Two stride-2 convolutions, then 3x3 ones on 7x7 maps, then a linear layer"
-    set_seed(seed)
-    norm = dict(none=None, batch=nn.BatchNorm2d, noisy=NoisyNorm).get(norm) if norm in ('none','batch','noisy') else norm_factory(norm)
-    layers = [conv(1, c, norm=norm), conv(c, c, norm=norm)] + [conv(c, c, stride=1, norm=norm) for _ in range(depth-3)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c*49, 10)).apply(init_weights)
-
-def gradient(model, xb, yb, weights):
-    "Loss and the gradients of `weights`"
-    loss = F.cross_entropy(model(xb), yb)
-    return loss.item(),torch.autograd.grad(loss, weights)
-
-def flat(gs): return torch.cat([g.flatten() for g in gs])
-
-def probe(model, xb, yb, lr):
-    "At this point: loss and change of the gradient along it, the shift that lower layers' steps cause, and the outputs' statistics"
-    ps,keep = list(model.parameters()),{k:v.clone() for k,v in model.state_dict().items()}
-    hold_noise(model, True)
-    loss,g = gradient(model, xb, yb, ps)
-    g0 = flat(g)
-    res = dict(loss=loss, norm=g0.norm().item(), along=[], predict=[], beta=[])
-    for s in SMOOTH['steps']:
-        with torch.no_grad():
-            for p,d in zip(ps, g): p.sub_(s*lr*d)
-        l,h = gradient(model, xb, yb, ps)
-        change = (flat(h)-g0).norm().item()
-        res['along'].append(l); res['predict'].append(change/g0.norm().item()); res['beta'].append(change/(s*lr*g0.norm().item()))
-        model.load_state_dict(keep)
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    res['shift'] = [covariate_shift(model, xb, yb, ps, g, convs[i].weight, lr, keep) for i in (3,6,10)]
-    hold_noise(model, False)
-    return res
-
-def covariate_shift(model, xb, yb, ps, g, weight, lr, keep):
-    "Santurkar et al. 2018, definition 2.1, of one layer: its gradient before and after all lower layers have moved; (distance/size, cosine)"
-    k = [p is weight for p in ps].index(True)
-    with torch.no_grad():
-        for p,d in zip(ps[:k], g): p.sub_(lr*d)
-    after = gradient(model, xb, yb, [weight])[1][0]
-    model.load_state_dict(keep)
-    return [((after-g[k]).norm()/g[k].norm()).item(),F.cosine_similarity(after.flatten(), g[k].flatten(), 0).item()]
-
-@torch.no_grad()
-def handed_on(model, xb):
-    "What layer 8 hands to layer 9 in training mode, channel by channel: means and standard deviations"
-    keep = {k:v.clone() for k,v in model.state_dict().items()}
-    h = model[:8](xb)
-    model.load_state_dict(keep)
-    return h.mean((0,2,3)),h.std((0,2,3))
-
-def moved(before, after):
-    "How far the channels' means and standard deviations went, in units of the old standard deviations"
-    (m,s),(m1,s1) = before,after
-    return [((m1-m).abs()/(s+1e-6)).mean().item(),((s1-s).abs()/(s+1e-6)).mean().item()]
-
-def smooth_row(x, y, xv, yv, net, lr, seed):
-    model = deep_net(net, seed)
-    opt,probes,losses = torch.optim.SGD(model.parameters(), lr=lr),[],[]
-    for t,i in enumerate(orders(len(x), seed, SMOOTH['epochs']).split(SMOOTH['bs'])):
-        if look := t%SMOOTH['every']==0:
-            probes.append(dict(step=t, **probe(model.train(), x[i], y[i], lr)))
-            before = handed_on(model, xv[:256])
-        loss = F.cross_entropy(model(x[i]), y[i])
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]): break
-        loss.backward(); opt.step(); opt.zero_grad()
-        if look: probes[-1]['drift'] = moved(before, handed_on(model, xv[:256]))
-    r = lambda o: [r(v) for v in o] if isinstance(o, list) else float(f'{o:.4g}') if isinstance(o, float) else o
-    probes = [{k:r(v) for k,v in p.items()} for p in probes]
-    return evaluate(model, xv, yv) | dict(finite=math.isfinite(losses[-1]), losses=r(losses), probes=probes)
-
-def smooth():
-    x,y,xv,yv = data(SMOOTH['dataset'], SMOOTH['n_train'])
-    runs = [(n,lr,s) for lr,s,n in product(SMOOTH_LRS, SEEDS, ('none','batch','noisy'))]
-    each('smooth', ('net','lr','seed'), runs, partial(smooth_row, x, y, xv, yv), SMOOTH)
-
 
 # ---- rows
 def done(out, keys):
@@ -238,7 +132,7 @@ def done(out, keys):
 def append(out, row, config, seconds):
     row |= dict(config=config, seconds=round(seconds, 1), versions=versions())
     with out.open('a') as f: f.write(json.dumps(row)+'\n')
-    print(out.stem, *[row[k] for k in ('net','scale','lr','seed') if k in row], row['accuracy'], row['seconds'], flush=True)
+    print(out.stem, *[row[k] for k in ('net','lr','seed') if k in row], row['accuracy'], row['seconds'], flush=True)
 
 def each(part, keys, runs, run, config):
     out = RESULTS/f'famous_{part}.jsonl'
@@ -249,7 +143,7 @@ def each(part, keys, runs, run, config):
 
 def main(parts):
     torch.set_num_threads(1)
-    for p in parts: dict(two=two, recalibrated=recalibrated, grid=grid, published=published, smooth=smooth, scale=scale)[p]()
+    for p in parts: dict(two=two, recalibrated=recalibrated, grid=grid, published=published)[p]()
 
 
-if __name__ == '__main__': main(sys.argv[1:] or ('two','grid','smooth','scale','recalibrated','published'))
+if __name__ == '__main__': main(sys.argv[1:] or ('two','grid','recalibrated','published'))

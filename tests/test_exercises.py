@@ -250,11 +250,17 @@ def Sub(mine, theirs):
     half = stats.t.ppf(.975, len(differences)-1) * stats.sem(differences)
     return differences.mean()-half, differences.mean()+half
 '''
+DRIFT = '''
+def Sub(before, after):
+    dims = (0,2,3)
+    moved = (after.mean(dims)-before.mean(dims)).abs()
+    return (moved/before.std(dims)).mean()
+'''
 TWO_SUMS = '''
 def Sub(x, g):
     return (g*x).sum((2,3)), g.sum((2,3))
 '''
-RIGHT = dict(two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, textbook_norm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
+RIGHT = dict(drift=DRIFT, two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, textbook_norm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
     standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, lsuv_layer=LAYER_STEP, lsuv_row=ROW, nearest_mean=NEAREST,
     builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
@@ -403,6 +409,13 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('batch_renorm', 'std.lerp(s.detach(), self.momentum)', '(std**2).lerp(s.detach()**2, self.momentum).sqrt()', 'variance is moved'),
     ('textbook_norm', 'if self.training', 'if torch.is_grad_enabled()', 'read self.training'),
     ('textbook_norm', "self.register_buffer('running_mean', torch.zeros(num_features))", 'self.running_mean = torch.zeros(num_features)', 'state that is not a buffer'),
+    ('drift', '.abs()', '', 'up and down cancel'), ('drift', '/before.std(dims)', '/after.std(dims)', 'not the new one'),
+    ('drift', '/before.std(dims)', '', 'in units of the standard deviation'), ('drift', '(moved/before.std(dims)).mean()', 'moved.mean()/before.std(dims).mean()', 'divide channel by channel'),
+    ('drift', 'before.std(dims)', 'before.var(dims)', 'divided by the variance'), ('drift', '(moved/before.std(dims)).mean()', 'moved/before.std(dims)', 'take the mean over the channels'),
+    ('drift', '(moved/before.std(dims)).mean()', '(moved/before.std(dims)).square().mean().sqrt()', 'the mean of the absolute values'),
+    ('drift', 'dims = (0,2,3)', 'dims = (0,1,2,3)', 'one mean for all channels'), ('drift', '(moved/before.std(dims)).mean()', 'before', 'not the shape'),
+    ('drift', '(after.mean(dims)-before.mean(dims)).abs()', '(after-before).abs().mean(dims)', 'how far the values moved'),
+    ('drift', 'return (moved', 'return 2*(moved', 'in place of'), ('drift', 'return (moved', '(moved', 'is a `return` missing?'),
     ('coverage', 'held += lo <= 0 <= hi', 'held += not lo <= 0 <= hi', 'that miss the truth'), ('coverage', 'held/1000', 'held', 'is no share'),
     ('coverage', 'held/1000', 'held/10', 'is no share'), ('coverage', 'range(1000)', 'range(50)', 'thousand tell'),
     ('coverage', 'rng.normal(size=seeds)', 'rng.uniform(size=seeds)', 'true mean of your values is not 0'), ('coverage', 'rng.normal(size=seeds)', 'rng.normal(size=1000)', 'one for each seed'),

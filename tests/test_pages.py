@@ -90,7 +90,7 @@ def test_fine(tmp_path): assert site(tmp_path) == []
     (out('saved to /usr/local/lib/x.py'), 'a machine path'),
     (out('<object at 0x7f3a10b2c4d0>'), 'an error or warning'),
     (cell('x', 'code', outputs=[dict(output_type='error', ename='E', evalue='', traceback=[])]), 'a saved error'),
-    (table('    x:int=1, # a number\n    y, z:tuple=(1, 2)'), 'f: no comment for y, z'),
+    (table('    x:int, # a number\n    y, z:tuple=(1, 2)'), 'f: no comment for y, z'),
 ])
 def test_planted(tmp_path, fault, said):
     msgs = site(tmp_path, fault)

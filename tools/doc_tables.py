@@ -43,7 +43,9 @@ def parsed(code):
 def cell(text, code=True):
     "The text of a cell of a table"
     text = text.replace('|', r'\|')
-    return f'`{text}`' if code and text else text
+    if code:
+        return f'`{text}`' if text else ''
+    return re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', text)  # the star of a shape (N, C, *) is no emphasis
 
 
 def short(value):
