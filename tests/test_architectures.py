@@ -1,7 +1,6 @@
 """The norm tools on real architectures: random weights, small inputs, and the model itself as the reference."""
 import copy
 import math
-import time
 
 import pytest
 import torch
@@ -217,5 +216,3 @@ def test_lsuv(case):
     assert len(fitted)>=2
     assert all(abs(r['std']-1)<.02 for r in fitted), rows
     assert all(p.isfinite().all() for p in model.parameters())
-
-def test_it_takes_less_than_four_minutes(): assert time.process_time()<240
