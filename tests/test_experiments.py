@@ -281,9 +281,10 @@ def test_why_batchnorm_says():
     assert gain['none', 1.0]['hi'] < 0 and gain['none', 1.0]['mean'] < -0.2  # and without a norm, level 1 costs much
     assert not any(cell['edge'] for cell in own.values())
     still_ahead = {}  # shaken, at equal rates: level where the plain network is best, far ahead above
-    for lr in (0.03, 0.1, 0.3):
+    for lr in (0.01, 0.03, 0.1, 0.3):
         runs = [[r for r in nets[net] if r['config']['lr'] == lr] for net in (('batch', 1.0), ('none', 0.0))]
         still_ahead[lr] = paired(*runs)
+    assert still_ahead[0.01]['hi'] < 0  # at the smallest rate shaking costs
     assert still_ahead[0.03]['lo'] < 0 < still_ahead[0.03]['hi']
     assert still_ahead[0.1]['lo'] > 0.1 and still_ahead[0.3]['lo'] > 0.4
     learn = {
@@ -317,3 +318,21 @@ def test_page_shakes_as_the_experiment_does():
         torch.manual_seed(0)
         outputs.append(layer(x))
     torch.testing.assert_close(*outputs)
+
+
+def test_gap_says():
+    "What the lesson on gaps says of two seeds of LeNet: lengths of steps, and what they cost weights and memory"
+    from statistics import median
+
+    from course_lib.core import read_results
+
+    rows = {row['seed']: row for row in read_results('lenet_gap.jsonl')}
+    fall = rows[3]['by_epoch'][3]
+    steps = fall['last_steps']
+    assert len(steps) == 20 and sum(len(o['last_steps']) for row in rows.values() for o in row['by_epoch']) == 320
+    assert 0.19 < median(s['length'] for s in steps) < 0.21 and 0.53 < steps[-1]['length'] < 0.55
+    assert 0.04 < steps[-2]['batch'] - steps[-1]['batch'] < 0.06  # the weights: about five points
+    assert 0.16 < fall['batch'] - fall['running'] < 0.18  # the memory: seventeen more
+    short, long = rows[3]['by_epoch'][6], rows[2]['by_epoch'][2]  # the length alone does not decide
+    assert short['last_steps'][-1]['length'] < 0.11 and 0.04 < short['fresh'] - short['running'] < 0.05
+    assert long['last_steps'][-1]['length'] > 0.37 and long['fresh'] - long['running'] < 0.01
