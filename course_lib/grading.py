@@ -7,9 +7,10 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwa
            'warm_up', 'within', 'Capped', 'Outcome', 'run_quietly', 'is_blank', 'Miss', 'NotYet', 'one_line', 'culprit',
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
-           'two_moments', 'gives_drift', 'wrong_drifts', 'right_drift', 'PlainRun', 'train_recipe', 'sample_images',
-           'collapsed_net', 'train_sample', 'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes',
-           'small_net', 'train_pairs', 'grade', 'curve_shape', 'compare_prediction', 'course_progress']
+           'two_moments', 'gives_drift', 'wrong_drifts', 'right_drift', 'control_case', 'unbiased_norm',
+           'control_outputs', 'control_gradient', 'PlainRun', 'train_recipe', 'sample_images', 'collapsed_net',
+           'train_sample', 'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes', 'small_net',
+           'train_pairs', 'grade', 'curve_shape', 'compare_prediction', 'course_progress']
 
 # %% ../nbs/library/grading.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap
@@ -1200,6 +1201,60 @@ EXERCISES |= dict(
             (.01, 'this is the gradient in units of the weights; the gradient itself is asked for')]),
         rate=(100., [(10., 'this makes the step as long as before; but the weights are ten times as long, too'), (.01, 'the other way round'),
             (1., 'at the same rate the step is ten times shorter, and the weights ten times longer'), (.1, 'the gradient is smaller already')])))
+
+# %% ../nbs/library/grading.ipynb #f2f17896
+READ |= dict(unbiased_control=('famous_results', '"A little worse"'))
+
+def control_case():
+    "Maps (N, C, H, W) and a gradient for the output."
+    g = torch.Generator().manual_seed(0)
+    return (torch.randn(s, generator=g, dtype=torch.float64) for s in ((6, 3, 4, 4), (6, 3, 4, 4)))
+
+def unbiased_norm(
+    x,             # maps (N, C, H, W)
+    correction=1,  # 1: the unbiased variance
+    mean=True,     # does the gradient pass through the mean,
+    var=True,      # and through the variance?
+    eps=1e-5,      # added to the variance
+):
+    "Batch norm without scale and shift, whole or with statistics that are constants for the gradient."
+    dims = 0,2,3
+    m,v = x.mean(dims, keepdim=True),x.var(dims, correction=correction, keepdim=True)
+    return (x-(m if mean else m.detach()))/((v if var else v.detach())+eps).sqrt()
+
+def control_outputs(
+    f,  # submission
+):
+    "It puts out what the layer from scratch does."
+    x,_ = control_case()
+    y = f(x)
+    if y is None: raise Miss('it returns None: is a `return` missing?')
+    if not isinstance(y, Tensor) or y.shape!=x.shape: raise Miss(f'the output should have the shape of `x`, {tuple(x.shape)}')
+    def near(o): return torch.allclose(y, o, rtol=1e-6, atol=1e-8)
+    if near(unbiased_norm(x)): return
+    if near(unbiased_norm(x, 0)): raise Miss('this divides by n, as PyTorch does; from scratch divides by n-1')
+    if near(unbiased_norm(x, eps=0.)): raise Miss('is `eps` added to the variance?')
+    raise Miss('the outputs are not those of the layer from scratch: subtract the mean of each channel, divide by the root of its variance plus eps')
+
+def control_gradient(
+    f,  # submission
+):
+    "The gradient knows that the statistics depend on `x`."
+    x,above = control_case()
+    def grad(h):
+        leaf = x.clone().requires_grad_()
+        y = h(leaf)
+        if not y.requires_grad: raise Miss('no gradient reaches `x`: is everything under `no_grad`?')
+        return torch.autograd.grad(y, leaf, above)[0]
+    got = grad(f)
+    def near(**kw): return torch.allclose(got, grad(lambda o: unbiased_norm(o, **kw)), rtol=1e-5, atol=1e-8)
+    if near(): return
+    for kw,why in ((dict(mean=False, var=False), 'mean and variance are'), (dict(mean=False), 'the mean is'), (dict(var=False), 'the variance is')):
+        if near(**kw): raise Miss(f'for the gradient {why} constant: the control needs the whole gradient')
+    raise Miss('the gradient is not that of the outputs')
+
+EXERCISES |= dict(unbiased_control=Exercise('batchnorm', 'the control for detached statistics', 'unbiased_control', (
+    Property('from scratch\'s outputs', control_outputs, gate=True), Property('the whole gradient', control_gradient))))
 
 # %% ../nbs/library/grading.ipynb #fc0d0107
 READ |= dict(events=('learner', 'Events'), resume=('training', 'Checkpoints'))

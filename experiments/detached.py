@@ -1,9 +1,9 @@
-"""Batch norm with its whole gradient and with detached statistics: python experiments/detached.py [tune|final]
+"""Batch norm, batch norm with detached statistics, and layer norm: python experiments/detached.py [tune|final]
 
-Claim: fast.ai 2019, lesson 10 (07_batchnorm): a batch norm written by hand, whose statistics are taken under
-    `no_grad`, reaches 0.9707
-where PyTorch's reaches 0.9813, "a little worse". The first edition of this course claimed "at every learning rate
-    at least 16 points".
+Claims: fast.ai 2019, lesson 10 (07_batchnorm): a batch norm written by hand, whose statistics are taken under
+    `no_grad`, reaches 0.9707 where PyTorch's reaches 0.9813, "a little worse". The first edition of this course
+    claimed "at every learning rate at least 16 points". And the same lesson's "layer norm is not as good as batch
+    norm": layer norm at rate .8 gives NaN.
 
 Scientific variables: does the gradient pass through mean and variance (`batch`) or not (`batch_detached`); the norm
     behind the activation, as published, or before it; with or without a norm on the map of one pixel; a short run
@@ -13,10 +13,11 @@ Nuisance variable, tuned for each cell: the learning rate, the same five for bot
     long runs .1 to 10.
 Fixed: network (62,000 parameters), Kaiming start, plain SGD, constant rate, data in the same order for the same
     seed.
-Tuned on the last 10,000 training images with seeds 0 and 1 (`tune`, nbs/results/detached_tune.jsonl); judged on the
-    test images with five
-other seeds, each cell at its best rate (`final`, nbs/results/detached.jsonl). Paired: weights and order are the
-    same for both norms.
+Tuned on the last 10,000 training images with three seeds (`tune`, nbs/results/detached_tune.jsonl); judged on the
+    test images with five other seeds, each cell at its best rate (`final`, nbs/results/detached.jsonl). Paired:
+    weights and order are the same for both norms. (At first two seeds tuned. In one cell, detached, long, behind,
+    without the one pixel, they chose a rate at which four of the five other seeds collapsed. All cells were tuned
+    again with three.)
 
 The detached norm is the published one, and so divides by the unbiased variance as well. Control (`batch_unbiased`):
     the whole gradient with the unbiased variance, whose outputs are the detached one's to the last bits. It is run
@@ -27,16 +28,19 @@ Confirmed, "a little worse": long, behind, with the one pixel, each at its best 
 Confirmed, "the large loss comes from the place of the norm and the one pixel": before and with the one pixel the
     difference is at least 0.1, and each of the two removed alone takes at least half of it away. Refuted, if either
     alone leaves more than half.
+Layer norm (`layer`, one group over the whole map, and `none` beside it), behind the activation, with the one pixel,
+    each at its best rate. Confirmed, "not as good": batch - layer is above 0 (t interval) in the published cell.
+    Refuted, if below; else open. The NaN is a rate that is too high, if layer norm trains in all seeds at its best
+    rate and fails at higher ones. The short runs, on both data sets, ask whether the answer hangs on the length.
 Edge: a best rate at the end of the grid is reported as such.
 
-About 17 s a long run and 2.5 s a short one on one core: 270 runs to tune and 135 to judge, about 50 minutes. The
-    short runs are made on
-Fashion-MNIST as well, where the first edition's 16 points were measured. Left out: the long runs on Fashion-MNIST,
-    five seeds at every
-rate, other batch sizes, momentum.
+495 runs to tune and 165 to judge, about 15 minutes on an idle core, 60 on a busy one. The short runs are made on
+    Fashion-MNIST as well, where the first edition's 16 points were measured. Left out: the long runs on
+    Fashion-MNIST, other batch sizes, momentum.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -66,11 +70,18 @@ class BatchNormUnbiased(nn.BatchNorm2d):
         return y * share**0.5 * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-NORMS = dict(batch=nn.BatchNorm2d, batch_detached=BatchNormDetached, batch_unbiased=BatchNormUnbiased)
+NORMS = dict(
+    batch=nn.BatchNorm2d,
+    batch_detached=BatchNormDetached,
+    batch_unbiased=BatchNormUnbiased,
+    layer=partial(nn.GroupNorm, 1),
+    none=None,
+)
 LENGTHS = dict(long=dict(n_train=50_000, epochs=3, batch_size=512), short=dict(n_train=6_000, epochs=2, batch_size=64))
 CONTROLLED = ('long', 'behind', True), ('short', 'before', True)
+PUBLISHED = 'behind', True  # place, with a norm on one pixel: where the other norms are run
 LRS = dict(long=(0.1, 0.3, 1.0, 3.0, 10.0), short=(0.03, 0.1, 0.3, 1.0, 3.0))
-TUNE_SEEDS, SEEDS = (0, 1), (2, 3, 4, 5, 6)
+TUNE_SEEDS, SEEDS = (0, 1, 7), (2, 3, 4, 5, 6)
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,9 @@ def cells():
     found = []
     for dataset, length in (('mnist', 'short'), ('mnist', 'long'), ('fashion_mnist', 'short')):
         for norm_1x1, place, norm in product((True, False), ('behind', 'before'), NORMS):
-            if norm != 'batch_unbiased' or (length, place, norm_1x1) in CONTROLLED:
+            wanted = dict(batch_unbiased=(length, place, norm_1x1) in CONTROLLED)
+            wanted |= dict.fromkeys(('layer', 'none'), (place, norm_1x1) == PUBLISHED)
+            if wanted.get(norm, True):
                 found.append((dataset, length, norm_1x1, place, norm))
     return found
 

@@ -256,11 +256,18 @@ def Sub(before, after):
     moved = (after.mean(dims)-before.mean(dims)).abs()
     return (moved/before.std(dims)).mean()
 '''
+UNBIASED_CONTROL = '''
+def Sub(x, eps=1e-5):
+    dims = (0,2,3)
+    mean = x.mean(dims, keepdim=True)
+    var = x.var(dims, keepdim=True)
+    return (x-mean)/(var+eps).sqrt()
+'''
 TWO_SUMS = '''
 def Sub(x, g):
     return (g*x).sum((2,3)), g.sum((2,3))
 '''
-RIGHT = dict(drift=DRIFT, two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, textbook_norm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
+RIGHT = dict(drift=DRIFT, unbiased_control=UNBIASED_CONTROL, two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, textbook_norm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
     standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, lsuv_layer=LAYER_STEP, lsuv_row=ROW, nearest_mean=NEAREST,
     builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
@@ -409,6 +416,9 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('batch_renorm', 'std.lerp(s.detach(), self.momentum)', '(std**2).lerp(s.detach()**2, self.momentum).sqrt()', 'variance is moved'),
     ('textbook_norm', 'if self.training', 'if torch.is_grad_enabled()', 'read self.training'),
     ('textbook_norm', "self.register_buffer('running_mean', torch.zeros(num_features))", 'self.running_mean = torch.zeros(num_features)', 'state that is not a buffer'),
+    ('unbiased_control', 'var(dims, ', 'var(dims, correction=0, ', 'divides by n'), ('unbiased_control', 'x-mean)', 'x-mean.detach())', 'the mean is constant'),
+    ('unbiased_control', '(var+eps)', '(var.detach()+eps)', 'the variance is constant'), ('unbiased_control', '    return (x-mean)/(var+eps)', '    mean, var = mean.detach(), var.detach()\n    return (x-mean)/(var+eps)', 'mean and variance are constant'),
+    ('unbiased_control', '(var+eps)', 'var', 'is `eps` added'), ('unbiased_control', 'return (x', '(x', 'is a `return` missing?'),
     ('drift', '.abs()', '', 'up and down cancel'), ('drift', '/before.std(dims)', '/after.std(dims)', 'not the new one'),
     ('drift', '/before.std(dims)', '', 'in units of the standard deviation'), ('drift', '(moved/before.std(dims)).mean()', 'moved.mean()/before.std(dims).mean()', 'divide channel by channel'),
     ('drift', 'before.std(dims)', 'before.var(dims)', 'divided by the variance'), ('drift', '(moved/before.std(dims)).mean()', 'moved/before.std(dims)', 'take the mean over the channels'),

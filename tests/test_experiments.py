@@ -95,7 +95,7 @@ def test_five_paired_seeds():
 def test_detached_differs_in_the_gradient_alone():
     "The control of the experiment: same outputs as the detached norm, other gradients; nearly those of batch norm"
     D = load('detached')
-    nets = {n: D.model(dataclasses.replace(D.TUNE.configs[0], norm=n)) for n in D.NORMS}
+    nets = {n: D.model(dataclasses.replace(D.TUNE.configs[0], norm=n)) for n in ('batch', 'batch_detached', 'batch_unbiased')}
     x = torch.randn(64, 1, 28, 28)
     out = {n: m(x) for n, m in nets.items()}
     torch.testing.assert_close(out['batch_unbiased'], out['batch_detached'], rtol=1e-4, atol=1e-4)
@@ -103,7 +103,7 @@ def test_detached_differs_in_the_gradient_alone():
     for m, y in zip(nets.values(), out.values()):
         torch.nn.functional.cross_entropy(y, torch.arange(64) % 10).backward()
     weights = {n: [p.grad for p in m.parameters() if p.ndim == 4] for n, m in nets.items()}
-    for full, detached, unbiased in zip(*(weights[n] for n in D.NORMS)):
+    for full, detached, unbiased in zip(*weights.values()):
         assert (detached - unbiased).norm() > 0.05 * unbiased.norm() > (full - unbiased).norm()
     for k in ('running_mean', 'running_var'):
         torch.testing.assert_close(getattr(nets['batch_unbiased'][2], k), getattr(nets['batch'][2], k))
@@ -222,6 +222,48 @@ def test_left_plateau():
     assert C.left_plateau(losses) is None
     losses[20:] = 1.5
     assert C.left_plateau(losses) == 12
+
+
+def test_famous_results_says():
+    "What the lesson says of detached statistics and of layer norm"
+    from course_lib.core import read_results
+    from course_lib.statistics import cell_stats, group_rows, paired
+
+    rows = group_rows(read_results('detached.jsonl'), 'dataset', 'n_train', 'place', 'norm_1x1', 'norm')
+    runs = ('mnist', 50_000), ('mnist', 6000), ('fashion_mnist', 6000)
+
+    def lost(run, place, one, norm='batch_detached', than='batch'):
+        return paired(rows[*run, place, one, than], rows[*run, place, one, norm])
+
+    published = lost(runs[0], 'behind', True)
+    assert [round(published[k], 3) for k in ('mean', 'lo', 'hi')] == [0.016, 0.004, 0.028]
+    norms = 'batch', 'batch_detached', 'layer'
+    means = {norm: cell_stats(rows[*runs[0], 'behind', True, norm])['mean'] for norm in norms}
+    assert {k: round(v, 3) for k, v in means.items()} == dict(batch=0.982, batch_detached=0.966, layer=0.978)
+    for run, place in zip(runs, ('behind', 'before', 'before')):  # the control is level, so it is the gradient
+        level = lost(run, place, True, 'batch_unbiased')
+        assert abs(level['mean']) < 0.004 and level['lo'] < 0 < level['hi']
+    worst = [lost(run, 'before', True)['mean'] for run in runs]
+    assert 0.255 < min(worst) and max(worst) < 0.46
+    for run, most in zip(runs, worst):  # either taken away: at least half is gone
+        assert max(lost(run, 'behind', True)['mean'], lost(run, 'before', False)['mean']) < most / 2
+        assert lost(run, 'behind', False)['mean'] < 0.015
+    ends = [r['accuracy'] for r in rows[*runs[0], 'before', True, 'batch_detached']]
+    assert 0.13 < min(ends) < 0.145 and 0.92 < max(ends) < 0.93
+    half_a_point = lost(runs[0], 'behind', True, 'layer')
+    assert round(half_a_point['lo'], 3) == 0.002 and round(half_a_point['hi'], 3) == 0.007
+    for run in runs[1:]:
+        level = lost(run, 'behind', True, 'layer')
+        assert level['lo'] < 0 < level['hi']
+    tuning = group_rows(read_results('detached_tune.jsonl'), 'dataset', 'n_train', 'place', 'norm_1x1', 'norm', 'lr')
+    eight = group_rows(read_results('sources_eight.jsonl'), 'norm')
+    means = {norm: cell_stats(v) for (norm,), v in eight.items()}
+    assert means['batch']['lo'] > 0.9877 and round(means['batch']['mean'], 3) == 0.989
+    assert round(means['batch_detached']['mean'], 3) == 0.988
+    for run in runs:  # batch norm bears a rate of 1, layer norm of 0.3
+        cells = {(norm, lr): tuning[*run, 'behind', True, norm, lr] for norm in ('batch', 'layer') for lr in (0.3, 1.0)}
+        learns = {k: [not r['failure'] and r['tune_accuracy'] > 0.5 for r in v] for k, v in cells.items()}
+        assert all(learns['batch', 1.0]) and all(learns['layer', 0.3]) and sum(learns['layer', 1.0]) <= 1
 
 
 def test_ledger_says():
