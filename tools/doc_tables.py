@@ -8,7 +8,7 @@ SIGNATURE = re.compile(r'```python\n(def .*?)\n```', re.S)
 HEADING = re.compile(r'^#+ (\S+)$', re.M)
 SOURCE = re.compile(r'^\[source\].*$', re.M)
 CALL = re.compile(r'\n\*Call self as a function\.\*')
-HEAD = '| | type | default | what it is |\n|---|---|---|---|\n'
+HEAD = '| | type | default | what it is |\n|----|----|---|----------|\n'
 
 
 def parsed(code):
@@ -42,9 +42,9 @@ def parsed(code):
 
 def cell(text, code=True):
     "The text of a cell of a table"
-    text = text.replace('|', r'\|')
-    if code:
+    if code:  # to pandoc a bar in code is no border
         return f'`{text}`' if text else ''
+    text = text.replace('|', r'\|')
     return re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', text)  # the star of a shape (N, C, *) is no emphasis
 
 
@@ -81,7 +81,8 @@ def anchor(md):
     "For a lesson, which shows the source: the address of the name, and the link to the repository"
     name = HEADING.search(md)
     source = SOURCE.search(md)
-    return f'[]{{#{name[1].lower()}}}{source[0] if source else ""}' if name else md
+    link = source[0].replace('float:right', 'float:right; margin-left:1rem') if source else ''  # a cell may define two
+    return f'[]{{#{name[1].lower()}}}{link}' if name else md
 
 
 def uncommented(md):
