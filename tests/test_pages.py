@@ -103,6 +103,7 @@ def test_doc_tables():
     assert '| `x` | `Tensor` |  | a number \\| or two |' in md and '| `device` |  | `None` | where |' in md
     assert T.uncommented(T.rewritten(shown('    x,\n    y, z:int=1, # two numbers'))) == ['x']
     assert '| `x` | `int | None` |' in T.rewritten(shown('    x:int|None, # a number'))   # to pandoc a bar in code is no border
+    assert '| `clock` |  | `perf_counter` |' in T.rewritten(shown('    clock:builtin_function_or_method=perf_counter, # tells the time'))
     inherited = T.rewritten(shown('    *args, **kwargs'))
     assert '```' not in inherited and '|---' not in inherited and '### f' in inherited
     assert 'Call self' not in T.rewritten(shown('    learn').replace('Does f', 'Call self as a function'))

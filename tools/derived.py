@@ -195,7 +195,8 @@ div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code 
 pre, pre code {{ font-size: .72rem; }}
 main :not(pre) > code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
-.names td:first-child, .names td:first-child code {{ white-space: nowrap; overflow-wrap: normal; }}
+.names td:first-child code, .names td:first-child, .parameters td:first-child code {{ white-space: nowrap; overflow-wrap: normal; }}
+.parameters td code {{ overflow-wrap: normal; }}
 // what is small is still to be read
 nav.quarto-page-breadcrumbs, nav.quarto-page-breadcrumbs a, .quarto-secondary-nav .breadcrumb-item a, .breadcrumb-item::before,
 details > summary, .nav-page a, .nav-page-text, .nav-page i, figcaption, .figure-caption, .caption,

@@ -8,6 +8,7 @@ SIGNATURE = re.compile(r'```python\n(def .*?)\n```', re.S)
 HEADING = re.compile(r'^#+ (\S+)$', re.M)
 SOURCE = re.compile(r'^\[source\].*$', re.M)
 CALL = re.compile(r'\n\*Call self as a function\.\*')
+UNSAID = 'NoneType', 'builtin_function_or_method', 'function'  # what nbdev takes from a default
 HEAD = '| | type | default | what it is |\n|----|----|---|----------|\n'
 
 
@@ -34,7 +35,7 @@ def parsed(code):
     for shown, argument, default in pairs:
         kind = ast.unparse(argument.annotation) if argument.annotation else ''
         value = ast.unparse(default) if default else ''
-        params.append((shown, '' if kind == 'NoneType' else kind, value, comments.get(shown, '')))
+        params.append((shown, '' if kind in UNSAID else kind, value, comments.get(shown, '')))
     last = re.search(r'\)(?:->.*?)?: *# (.*)$', rest)
     returned = ast.unparse(node.returns) if node.returns else ''
     return name, params, (returned, last[1] if last else '')
@@ -69,7 +70,7 @@ def table(code):
     if what or returned not in ('', 'None'):
         rows.append(f'| **returns** | {cell(returned)} | | {cell(what, False)} |')
     shown = f'```python\n{call}\n```'
-    return f'{shown}\n\n{HEAD}' + '\n'.join(rows) if rows else shown
+    return f'{shown}\n\n::: {{.parameters}}\n\n{HEAD}' + '\n'.join(rows) + '\n\n:::' if rows else shown
 
 
 def rewritten(md):
