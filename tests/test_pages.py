@@ -135,6 +135,9 @@ def test_search_index(tmp_path):
     (tmp_path/'search.json').write_text(json.dumps(entries))
     R.finish(tmp_path/'search.json')
     assert json.loads((tmp_path/'search.json').read_text()) == [dict(title='A', section='The x_1', text='as\ny &lt; 1/2\nsaid', href='a.html')]
+    (tmp_path/'search.json').write_text(json.dumps([dict(href=h) for h in ('other.html', 'b.html#x', 'a.html', 'b.html')]))
+    R.finish(tmp_path/'search.json', ['a.html', 'b.html'])
+    assert [e['href'] for e in json.loads((tmp_path/'search.json').read_text())] == ['a.html', 'b.html#x', 'b.html', 'other.html']
 
 # ---- line breaks: a notebook, the page that nbdev makes of it, and what `finish` writes
 needs_pandoc = pytest.mark.skipif(not P.has_pandoc(), reason='no pandoc on the PATH (Debian: apt-get install pandoc)')

@@ -438,14 +438,15 @@ EXPECTED = (   # warnings of Quarto that say nothing about a page, each with its
     'Unable to parse table from raw html',   # the figures to play with make their tables in the browser
 )
 
-def render(proc):
+def render(proc, root=L.ROOT):
     "Render with Quarto, printing its warnings; returns the folder of the site and the warnings that are not expected"
     res = subprocess.run(['quarto', 'render', '--no-cache', '--no-execute'], cwd=proc, capture_output=True, text=True)
     if res.returncode: raise RuntimeError(f'quarto render failed:\n{res.stdout[-2000:]}{res.stderr[-3000:]}')
     said = re.sub(r'\x1b\[[0-9;]*m', '', res.stdout + res.stderr)
     warnings = [line.strip() for line in said.splitlines() if re.search(r'\bWARN', line)]
     for w in warnings: print(f'quarto: {w}')
-    readable.finish(Path(proc)/'_docs/search.json')
+    html = {p.name: p.html for p in read_pages(proc)}
+    readable.finish(Path(proc)/'_docs/search.json', [html[n] for ns in parts(root).values() for n in ns if n in html])
     return Path(proc)/'_docs', [w for w in warnings if not any(e in w for e in EXPECTED)]
 
 def check_html(site, root=L.ROOT):

@@ -54,9 +54,11 @@ def formulas(texs):
     return res
 
 
-def finish(path):
-    "The search index at `path`, its formulas readable"
+def finish(path, order=()):
+    "The search index at `path`, its formulas readable, its pages in `order`, which decides between equal matches"
     entries = json.loads(path.read_text(encoding='utf-8'))
+    place = {html: i for i, html in enumerate(order)}
+    entries.sort(key=lambda e: place.get(e['href'].partition('#')[0], len(place)))
     fields = [(e, k) for e in entries for k in ('title', 'section', 'text') if e.get(k)]
     tex = [html.unescape(a or b) for e, k in fields for a, b in FORMULA.findall(e[k])]
     known = formulas(tex)
