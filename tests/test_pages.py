@@ -1,5 +1,5 @@
 "The site, built as CI can build it (without Quarto), has no fault; and each fault that is planted is found."
-import json, re, shutil, subprocess, sys
+import ast, json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -12,6 +12,29 @@ def proc(tmp_path_factory): return P.build(tmp_path_factory.mktemp('site'))
 def test_site(proc):
     assert {p.name for p in P.read_pages(proc)} == set(D.site_pages(L.ROOT))
     assert list(P.check_proc(proc)) == []
+
+def names_of(code):
+    "Names that a piece of code defines, and names that it reads"
+    tree = ast.parse(re.sub(r'^ *[%!].*$', '', code, flags=re.M))
+    imported = {(a.asname or a.name).split('.')[0] for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
+    defined = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    stored = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    return imported | defined | stored, {n.id for n in names if isinstance(n.ctx, ast.Load)}
+
+def test_code_can_be_copied():
+    "What a page shows of its code runs without the cells that it hides, but for the one that installs the course on Colab"
+    missing = []
+    for p in L.pages_of():
+        if not (p.is_lesson or p.is_exercise): continue
+        defined = {True: set(), False: set()}
+        for c in p.code:
+            if 'google.colab' in c['source'] or c['source'].startswith('%%'): continue
+            hidden = bool(re.search(r'^#\| *hide(?![\w:])', c['source'], re.M))
+            now, read = names_of(c['source'])
+            if not hidden: missing += [f'{p.name}: {n}' for n in sorted(read & defined[True] - defined[False] - now)]
+            defined[hidden] |= now
+    assert missing == []
 
 def test_head_of_a_lesson(proc):
     "Badge and minutes, which nbdev drops with the title, stand on the built page, on exercises too"

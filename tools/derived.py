@@ -204,18 +204,22 @@ details > summary, .nav-page a, .nav-page-text, .nav-page i, figcaption, .figure
 .breadcrumb {{ background: none; padding-left: 0; padding-right: 0; }}
 .quarto-secondary-nav .breadcrumb {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
 .quarto-secondary-nav .breadcrumb-item {{ display: inline; }}
+.quarto-secondary-nav .breadcrumb-item::before {{ float: none !important; }}
 strong a {{ font-weight: inherit; }}
 .nav-page-previous, .nav-page-next {{ opacity: 1; }}
 // the landing page
 .hero p {{ font-size: 1.15rem; }}
 .hero .btn {{ margin: 0 .6rem .6rem 0; }}
 .hero .btn-outline-primary {{ color: {link}; border-color: {link}; }}
-.contents-here {{ display: none; margin: 0 0 1rem; }}
+.contents-here {{ display: none; margin: .6rem 0 1rem; }}
 @media (max-width: 767.98px) {{ .contents-here {{ display: block; }} }}
 @media (max-width: 575.98px) {{
   main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }}
   main li, .csl-entry {{ overflow-wrap: anywhere; }}
   pre, pre code {{ font-size: .66rem; }}
+  .names thead {{ display: none; }}
+  .names td {{ display: block; }}
+  .names td:first-child {{ padding-bottom: 0; border: 0; }}
   main li pre, main li div.sourceCode {{ max-width: calc(100vw - 5rem); overflow-x: auto; }}
 }}
 """

@@ -57,6 +57,14 @@ def unnumbered(cell):
     drawn = any(k.startswith('image/') for o in cell.get('outputs', []) for k in o.get('data', {}))
     return cell['source'] if drawn else re.sub(r'^#\| *(?:label: *fig-|fig-cap:|fig-alt:).*\n', '', cell['source'], flags=re.M)
 
+def source_link(name, module, cfg, root):
+    "The link to a definition that `show_doc` leaves out: in a package's own file, or made by a decorator"
+    path = Path(root)/cfg['lib_path']/(module.replace('.', '/') + '.py')
+    if not path.exists(): path = path.with_suffix('')/'__init__.py'
+    line = next((n.lineno for n in ast.parse(path.read_text(encoding='utf-8')).body if getattr(n, 'name', '')==name), None)
+    address = f"{cfg['git_url']}/blob/{cfg['branch']}/{path.relative_to(root).as_posix()}#L{line}"
+    return f'[source]({address}){{target="_blank" style="float:right; font-size:smaller"}}\n\n' if line else ''
+
 def about(page):
     "What stands behind the badge: the minutes of a lesson or exercise, the module of a page of the library"
     if page.is_lesson or page.is_exercise: return f' About {minutes(page)} minutes to read.'
@@ -87,6 +95,9 @@ def finish(proc, root=L.ROOT):
                 if md := o.get('data', {}).get('text/markdown'):   # the star of a shape (N, C, *) in a docstring is no emphasis
                     code,fence,doc = md.rpartition('```')
                     md = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
+                    name = T.HEADING.search(md)
+                    if name and not T.SOURCE.search(md):
+                        md = md.replace('---\n\n', '---\n\n' + source_link(name[1].replace('\\', ''), pages[p.name].module, cfg, root), 1)
                     lesson = part_of(root, p.name) not in (None, LIBRARY)
                     o['data']['text/markdown'] = T.anchor(md) if lesson else T.rewritten(md)
             if c['cell_type']=='markdown':   # a name that the author linked himself keeps his link
@@ -271,6 +282,7 @@ def check_api(pages, root=L.ROOT):
             name = (re.search(r'^#+ (.+)$', md, re.M) or [0, '?'])[1].replace('\\', '')
             if re.search(r'^raise|Error', md) and name=='?': yield f'{p.name}: show_doc of {name} failed'
             bare = [a for a in T.uncommented(md) if a!='learn']   # a callback's hooks get the learner, as `Callback` says
+            if public_name(name) and name!='?' and '[source](' not in md: yield f'{p.name}: {name}: no link to its source'
             if bare and public_name(name) and name not in bare_ok and p.name not in COMMENTS_MISSING: yield f"{p.name}: {name}: no comment for {', '.join(bare)}"
 
 def inherited(root):

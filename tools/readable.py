@@ -20,7 +20,7 @@ def said(node):
         return ''
     parts = [said(child) for child in node]
     if kind == 'mfrac':
-        return '/'.join(f'({p})' if re.search(r'[+−\-\s]', p) else p for p in parts)
+        return '/'.join(f'({p})' if re.search(r'[+−\-\s/]', p) else p for p in parts)
     if kind == 'msqrt':
         return f'√({"".join(parts)})'
     if kind in ('msub', 'munder', 'msup', 'mover', 'msubsup', 'munderover'):
