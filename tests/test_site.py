@@ -81,7 +81,8 @@ def by_pandoc(page, dark):
         markdown = markdown.replace('![](figure.png)\n', picture(o), 1)
     command = ['pandoc', '--from=markdown-citations', '--to=html', '--mathml']
     body = subprocess.run(command, input=markdown, capture_output=True, encoding='utf-8', check=True).stdout
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{style(dark)}</style>'
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+    head = f'{meta}<style>{style(dark)}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body><main>{body}</main></body></html>'
 
 
@@ -110,6 +111,7 @@ def site(tmp_path_factory, request):
         folder, _ = P.render(proc)
         names = {(n, dark): p.html for n, p in pages.items() for dark in (False, True)}
     else:
+        (folder / 'built').mkdir()
         proc, pages = processed(folder / 'built')
         shutil.copytree(proc / 'images', folder / 'images')
         names = {(n, dark): f'{n.replace("/", "-")}-{dark}.html' for n in pages for dark in (False, True)}

@@ -220,6 +220,10 @@ strong a {{ font-weight: inherit; }}
   .names thead {{ display: none; }}
   .names td {{ display: block; }}
   .names td:first-child {{ padding-bottom: 0; border: 0; }}
+  .parameters thead {{ display: none; }}
+  .parameters tr {{ display: flex; flex-wrap: wrap; gap: 0 .8rem; padding: .4rem 0; border-bottom: 1px solid {muted}; }}
+  .parameters td {{ padding: 0; border: 0; }}
+  .parameters td:last-child {{ flex-basis: 100%; }}
   main li pre, main li div.sourceCode {{ max-width: calc(100vw - 5rem); overflow-x: auto; }}
 }}
 """
