@@ -221,7 +221,8 @@ strong a {{ font-weight: inherit; }}
   .names td {{ display: block; }}
   .names td:first-child {{ padding-bottom: 0; border: 0; }}
   .parameters thead {{ display: none; }}
-  .parameters tr {{ display: flex; flex-wrap: wrap; gap: 0 .8rem; padding: .4rem 0; border-bottom: 1px solid {muted}; }}
+  .parameters tbody {{ display: block; }}
+  .parameters tr {{ display: flex; flex-wrap: wrap; gap: 0 .8rem; padding: .4rem 0; border-bottom: 1px solid {mix(ground, text, .2)}; }}
   .parameters td {{ padding: 0; border: 0; }}
   .parameters td:last-child {{ flex-basis: 100%; }}
   main li pre, main li div.sourceCode {{ max-width: calc(100vw - 5rem); overflow-x: auto; }}
