@@ -95,7 +95,8 @@ def test_five_paired_seeds():
 def test_detached_differs_in_the_gradient_alone():
     "The control of the experiment: same outputs as the detached norm, other gradients; nearly those of batch norm"
     D = load('detached')
-    nets = {n: D.model(dataclasses.replace(D.TUNE.configs[0], norm=n)) for n in ('batch', 'batch_detached', 'batch_unbiased')}
+    norms = 'batch', 'batch_detached', 'batch_unbiased'
+    nets = {n: D.model(dataclasses.replace(D.TUNE.configs[0], norm=n)) for n in norms}
     x = torch.randn(64, 1, 28, 28)
     out = {n: m(x) for n, m in nets.items()}
     torch.testing.assert_close(out['batch_unbiased'], out['batch_detached'], rtol=1e-4, atol=1e-4)

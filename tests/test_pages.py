@@ -1,9 +1,9 @@
 "The site, built as CI can build it (without Quarto), has no fault; and each fault that is planted is found."
-import json, re, shutil, subprocess, sys
+import ast, json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
-import derived as D, doc_tables as T, lint as L, pages as P
+import derived as D, doc_tables as T, lint as L, pages as P, readable as R
 
 @pytest.fixture(scope='session')
 def proc(tmp_path_factory): return P.build(tmp_path_factory.mktemp('site'))
@@ -12,6 +12,29 @@ def proc(tmp_path_factory): return P.build(tmp_path_factory.mktemp('site'))
 def test_site(proc):
     assert {p.name for p in P.read_pages(proc)} == set(D.site_pages(L.ROOT))
     assert list(P.check_proc(proc)) == []
+
+def names_of(code):
+    "Names that a piece of code defines, and names that it reads"
+    tree = ast.parse(re.sub(r'^ *[%!].*$', '', code, flags=re.M))
+    imported = {(a.asname or a.name).split('.')[0] for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
+    defined = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    stored = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    return imported | defined | stored, {n.id for n in names if isinstance(n.ctx, ast.Load)}
+
+def test_code_can_be_copied():
+    "What a page shows of its code runs without the cells that it hides, but for the one that installs the course on Colab"
+    missing = []
+    for p in L.pages_of():
+        if not (p.is_lesson or p.is_exercise): continue
+        defined = {True: set(), False: set()}
+        for c in p.code:
+            if 'google.colab' in c['source'] or c['source'].startswith('%%'): continue
+            hidden = bool(re.search(r'^#\| *hide(?![\w:])', c['source'], re.M))
+            now, read = names_of(c['source'])
+            if not hidden: missing += [f'{p.name}: {n}' for n in sorted(read & defined[True] - defined[False] - now)]
+            defined[hidden] |= now
+    assert missing == []
 
 def test_head_of_a_lesson(proc):
     "Badge and minutes, which nbdev drops with the title, stand on the built page, on exercises too"
@@ -35,7 +58,7 @@ def test_minutes_are_those_of_the_table(proc):
 @pytest.mark.skipif(not shutil.which('quarto'), reason='quarto is not on the PATH: the HTML is checked where the site is published')
 def test_rendered(proc):
     site, warned = P.render(proc)
-    assert warned == [] and list(P.check_html(site)) == []
+    assert warned == [] and list(P.check_html(site)) == [] and list(P.check_redirects(site, proc)) == []
 
 
 # ---- planted faults, on a site of two pages
@@ -102,10 +125,42 @@ def test_doc_tables():
     assert '```python\nf(x, eps=1e-05, device=None)\n```' in md and '*Does f.*' in md
     assert '| `x` | `Tensor` |  | a number \\| or two |' in md and '| `device` |  | `None` | where |' in md
     assert T.uncommented(T.rewritten(shown('    x,\n    y, z:int=1, # two numbers'))) == ['x']
+    assert '| `x` | `int | None` |' in T.rewritten(shown('    x:int|None, # a number'))   # to pandoc a bar in code is no border
+    assert '| `clock` |  | `perf_counter` |' in T.rewritten(shown('    clock:builtin_function_or_method=perf_counter, # tells the time'))
     inherited = T.rewritten(shown('    *args, **kwargs'))
     assert '```' not in inherited and '|---' not in inherited and '### f' in inherited
     assert 'Call self' not in T.rewritten(shown('    learn').replace('Does f', 'Call self as a function'))
     assert T.anchor(shown('    x')) == '[]{#f}[source](https://example.org/u#L1){target="_blank"}'
+
+def test_folds_have_names():
+    "On the site the title of a folded cell is the name of its fold, and no line of its code"
+    assert P.unformed('#| code-fold: true\n# @title Loss "A"\nplot()') == '#| code-fold: true\n#| code-summary: "Loss \\"A\\""\nplot()'
+    named = '#| code-fold: true\n#| code-summary: "Imports"\n# @title Imports\nimport torch'
+    assert P.unformed(named) == '#| code-fold: true\n#| code-summary: "Imports"\nimport torch'
+    assert P.unformed('x = 1') == 'x = 1'
+
+def test_no_empty_figure():
+    "A cell that draws only when something is predicted has a caption when it has drawn"
+    source = '#| label: fig-x\n#| fig-cap: "X"\n#| fig-alt: "x"\nplot()'
+    assert P.unnumbered(dict(source=source, outputs=[])) == 'plot()'
+    assert P.unnumbered(dict(source=source, outputs=[dict(data={'image/png': 'x'})])) == source
+
+@pytest.mark.skipif(not P.has_pandoc(), reason='no pandoc on the PATH (Debian: apt-get install pandoc)')
+@pytest.mark.parametrize('tex, text', [
+    (r'\sigma^2=\frac1m\sum_i(x_i-\mu)^2', 'σ^2 = 1/m∑_i(x_i−μ)^2'), (r'\sqrt{\sigma^2+\epsilon}', '√(σ^2+ε)'), (r'\frac{a+b}{2}', '(a+b)/2'),
+    (r'-\ln 10', '− ln 10'), (r'\hat x', 'x'), (r'\begin{aligned}a&=b\\c&=d\end{aligned}', 'a = b; c = d'), (r'\mathbb{E}[x]', 'E[x]')])
+def test_readable_formulas(tex, text): assert R.formulas([tex]) == {tex: text}
+
+@pytest.mark.skipif(not P.has_pandoc(), reason='no pandoc on the PATH (Debian: apt-get install pandoc)')
+def test_search_index(tmp_path):
+    "Titles, sections and text have their formulas readable, and the rest stays"
+    entries = [dict(title='A', section=r'The \(x_1\)', text='as\n\\[y &lt; \\frac{1}{2}\\]\nsaid', href='a.html')]
+    (tmp_path/'search.json').write_text(json.dumps(entries))
+    R.finish(tmp_path/'search.json')
+    assert json.loads((tmp_path/'search.json').read_text()) == [dict(title='A', section='The x_1', text='as\ny &lt; 1/2\nsaid', href='a.html')]
+    (tmp_path/'search.json').write_text(json.dumps([dict(href=h) for h in ('other.html', 'b.html#x', 'a.html', 'b.html')]))
+    R.finish(tmp_path/'search.json', ['a.html', 'b.html'])
+    assert [e['href'] for e in json.loads((tmp_path/'search.json').read_text())] == ['a.html', 'b.html#x', 'b.html', 'other.html']
 
 # ---- line breaks: a notebook, the page that nbdev makes of it, and what `finish` writes
 needs_pandoc = pytest.mark.skipif(not P.has_pandoc(), reason='no pandoc on the PATH (Debian: apt-get install pandoc)')
@@ -211,6 +266,17 @@ def test_old_addresses_redirect(proc):
     found = [a for n,p in pages.items() for a in p.front.get('aliases', ())]
     assert sorted(found)==sorted(f'/{o}.html' for o in was)
     assert pages['library/core.ipynb'].front['aliases']==['/core.html'] and pages['play/axes.qmd'].front['aliases']==['/12b_axes.html']
+
+@pytest.mark.parametrize('redirects, said', [('{"":"new.html"}', None), ('{"":"other.html"}', 'does not'), (None, 'does not')])
+def test_redirects(tmp_path, monkeypatch, redirects, said):
+    "An address that leads to another page, or nowhere, is found"
+    for d in ('site', 'proc'): (tmp_path/d).mkdir()
+    (tmp_path/'proc/new.qmd').write_text('---\ntitle: New\n---\n')
+    (tmp_path/'site/new.html').write_text('new')
+    if redirects: (tmp_path/'site/old.html').write_text(f'<script>var redirects = {redirects};</script>')
+    monkeypatch.setattr(P, 'aliases', lambda root: {'new.qmd': ['/old.html']})
+    msgs = list(P.check_redirects(tmp_path/'site', tmp_path/'proc'))
+    assert (not msgs) if said is None else len(msgs)==1 and said in msgs[0], msgs
 
 @pytest.mark.parametrize('html, said', [
     ('<a href="b.html">b</a><img src="x.png" alt="x"><h2 id="top2"></h2><a href="#top2">t</a>', None),

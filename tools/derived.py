@@ -77,7 +77,7 @@ def sidebar(root, pages):
         for n in names:
             text = f'{number_of(n)} {title(n)}'.strip()
             if n==API: text = 'API'   # made at the same time
-            if part=='Exercises': text = text.removeprefix('Exercises: ').capitalize()
+            elif part in ('Exercises', 'Play'): text = re.sub(f'^{part}: (.)', lambda m: m[1].upper(), text)
             lines += [f'          - href: {n}', f'            text: "{text}"']
     return '\n'.join(lines) + '\n'
 
@@ -193,21 +193,38 @@ table {{ display: block; max-width: 100%; overflow-x: auto; }}
 div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 .math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
 pre, pre code {{ font-size: .72rem; }}
+main :not(pre) > code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
-.names td:first-child, .names td:first-child code {{ white-space: nowrap; overflow-wrap: normal; }}
+.names td:first-child code, .names td:first-child, .parameters td:first-child code {{ white-space: nowrap; overflow-wrap: normal; }}
+.parameters td code {{ overflow-wrap: normal; }}
 // what is small is still to be read
 nav.quarto-page-breadcrumbs, nav.quarto-page-breadcrumbs a, .quarto-secondary-nav .breadcrumb-item a, .breadcrumb-item::before,
 details > summary, .nav-page a, .nav-page-text, .nav-page i, figcaption, .figure-caption, .caption,
 .nav-footer, .nav-footer a {{ color: {muted} !important; opacity: 1; }}
 .breadcrumb {{ background: none; padding-left: 0; padding-right: 0; }}
+.quarto-secondary-nav .breadcrumb {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
+.quarto-secondary-nav .breadcrumb-item {{ display: inline; }}
+.quarto-secondary-nav .breadcrumb-item::before {{ float: none !important; }}
+strong a {{ font-weight: inherit; }}
 .nav-page-previous, .nav-page-next {{ opacity: 1; }}
 // the landing page
 .hero p {{ font-size: 1.15rem; }}
 .hero .btn {{ margin: 0 .6rem .6rem 0; }}
+.hero .btn-outline-primary {{ color: {link}; border-color: {link}; }}
+.contents-here {{ display: none; margin: .6rem 0 1rem; }}
+@media (max-width: 767.98px) {{ .contents-here {{ display: block; }} }}
 @media (max-width: 575.98px) {{
   main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }}
   main li, .csl-entry {{ overflow-wrap: anywhere; }}
   pre, pre code {{ font-size: .66rem; }}
+  .names thead {{ display: none; }}
+  .names td {{ display: block; }}
+  .names td:first-child {{ padding-bottom: 0; border: 0; }}
+  .parameters thead {{ display: none; }}
+  .parameters tbody {{ display: block; }}
+  .parameters tr {{ display: flex; flex-wrap: wrap; gap: 0 .8rem; padding: .4rem 0; border-bottom: 1px solid {mix(ground, text, .2)}; }}
+  .parameters td {{ padding: 0; border: 0; }}
+  .parameters td:last-child {{ flex-basis: 100%; }}
   main li pre, main li div.sourceCode {{ max-width: calc(100vw - 5rem); overflow-x: auto; }}
 }}
 """
@@ -238,7 +255,8 @@ def lesson_tables(root, pages, folder=''):
                 rows.append(f'| {number_of(n)} | {link}<br>{claim} | {minutes(here[n])} |')
             elif part==LIBRARY: rows.append(f'| `{here[n].module}` | [{title}]({folder}{n})<br>{claim} |')
         if rows and part==LIBRARY: out += ['', '### The library', '', 'How the course is built, to be looked up.', '',
-                                           '| module | page |', '|---|---------|', *rows]
+                                           '<details>', '<summary>All modules</summary>', '', '::: {.names}', '',
+                                           '| module | page |', '|---|---------|', *rows, '', ':::', '', '</details>']
         elif rows: out += ['', f'### {part}', '', '| | lesson | min |', '|--|--------------------------|--|', *rows]
     return '\n'.join(out).replace('-->\n\n', '-->\n', 1)
 

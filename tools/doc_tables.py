@@ -8,7 +8,8 @@ SIGNATURE = re.compile(r'```python\n(def .*?)\n```', re.S)
 HEADING = re.compile(r'^#+ (\S+)$', re.M)
 SOURCE = re.compile(r'^\[source\].*$', re.M)
 CALL = re.compile(r'\n\*Call self as a function\.\*')
-HEAD = '| | type | default | what it is |\n|---|---|---|---|\n'
+UNSAID = 'NoneType', 'builtin_function_or_method', 'function'  # what nbdev takes from a default
+HEAD = '| | type | default | what it is |\n|----|----|---|----------|\n'
 
 
 def parsed(code):
@@ -34,7 +35,7 @@ def parsed(code):
     for shown, argument, default in pairs:
         kind = ast.unparse(argument.annotation) if argument.annotation else ''
         value = ast.unparse(default) if default else ''
-        params.append((shown, '' if kind == 'NoneType' else kind, value, comments.get(shown, '')))
+        params.append((shown, '' if kind in UNSAID else kind, value, comments.get(shown, '')))
     last = re.search(r'\)(?:->.*?)?: *# (.*)$', rest)
     returned = ast.unparse(node.returns) if node.returns else ''
     return name, params, (returned, last[1] if last else '')
@@ -42,9 +43,9 @@ def parsed(code):
 
 def cell(text, code=True):
     "The text of a cell of a table"
-    text = text.replace('|', r'\|')
-    if code:
+    if code:  # to pandoc a bar in code is no border
         return f'`{text}`' if text else ''
+    text = text.replace('|', r'\|')
     return re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', text)  # the star of a shape (N, C, *) is no emphasis
 
 
@@ -69,7 +70,7 @@ def table(code):
     if what or returned not in ('', 'None'):
         rows.append(f'| **returns** | {cell(returned)} | | {cell(what, False)} |')
     shown = f'```python\n{call}\n```'
-    return f'{shown}\n\n{HEAD}' + '\n'.join(rows) if rows else shown
+    return f'{shown}\n\n::: {{.parameters}}\n\n{HEAD}' + '\n'.join(rows) + '\n\n:::' if rows else shown
 
 
 def rewritten(md):
@@ -81,7 +82,8 @@ def anchor(md):
     "For a lesson, which shows the source: the address of the name, and the link to the repository"
     name = HEADING.search(md)
     source = SOURCE.search(md)
-    return f'[]{{#{name[1].lower()}}}{source[0] if source else ""}' if name else md
+    link = source[0].replace('float:right', 'float:right; margin-left:1rem') if source else ''  # a cell may define two
+    return f'[]{{#{name[1].lower()}}}{link}' if name else md
 
 
 def uncommented(md):

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import mistune, yaml
 import doc_tables as T
 import lint as L
+import readable
 from derived import APART, LIBRARY, aliases, minutes, minutes_of, number_of, part_of, parts, site_pages
 
 BUILD = 'from nbdev.quarto import refresh_quarto_yml\nfrom nbdev.serve import proc_nbs\n' \
@@ -23,6 +24,7 @@ BUILD = 'from nbdev.quarto import refresh_quarto_yml\nfrom nbdev.serve import pr
 MACHINE = re.compile(r'(?:/usr|/opt|/var|/private|/Users|/content)/[\w./-]*|[A-Z]:\\\\\w+|\S*site-packages\S*|ipykernel_\d+')
 OBJECT = re.compile(r"<module '([\w.]+)' from '[^']*'>|<(?:function|class|built-in function) '?([\w.]+)'?(?: at 0x\w+)?>")
 READ_ONLY = '\n\nOn this site an exercise can be read, not solved: the button opens the page where its cells run.'
+FORM = re.compile(r'^# @title (.*)\n', re.M)   # the title of a folded cell in Colab
 NOISE = re.compile(r'Traceback \(most recent call last\)|^.*\b\w*Warning: .*$|\x1b\[| at 0x[0-9a-f]{6,}', re.M)
 
 
@@ -42,6 +44,31 @@ def build(out, root=L.ROOT):
 def as_lines(source):
     "The source of a cell as it has to be written: from one string Quarto loses the line breaks"
     return source.splitlines(keepends=True)
+
+def unformed(source):
+    "A cell without its title for Colab, which on the site names the fold"
+    title = FORM.search(source)
+    if title and '#| code-summary:' not in source:
+        source = source.replace('#| code-fold: true\n', f'#| code-fold: true\n#| code-summary: {json.dumps(title[1])}\n', 1)
+    return FORM.sub('', source)
+
+def unnumbered(cell):
+    "A cell that draws once something is predicted, without the caption of a figure that is not there"
+    drawn = any(k.startswith('image/') for o in cell.get('outputs', []) for k in o.get('data', {}))
+    return cell['source'] if drawn else re.sub(r'^#\| *(?:label: *fig-|fig-cap:|fig-alt:).*\n', '', cell['source'], flags=re.M)
+
+def source_link(name, module, cfg, root):
+    "The link to a definition that `show_doc` leaves out: in a package's own file, or made by a decorator"
+    path = Path(root)/cfg['lib_path']/(module.replace('.', '/') + '.py')
+    if not path.exists(): path = path.with_suffix('')/'__init__.py'
+    line = next((n.lineno for n in ast.parse(path.read_text(encoding='utf-8')).body if getattr(n, 'name', '')==name), None)
+    address = f"{cfg['git_url']}/blob/{cfg['branch']}/{path.relative_to(root).as_posix()}#L{line}"
+    return f'[source]({address}){{target="_blank" style="float:right; font-size:smaller"}}\n\n' if line else ''
+
+def about(page):
+    "What stands behind the badge: the minutes of a lesson or exercise, the module of a page of the library"
+    if page.is_lesson or page.is_exercise: return f' About {minutes(page)} minutes to read.'
+    return f' Module `course_lib.{page.module}`.' if page.module else ' No module of its own.'
 
 def finish(proc, root=L.ROOT):
     "What nbdev leaves open: badge and minutes under the title, links to names without an entry, modules as default values, stars"
@@ -68,6 +95,9 @@ def finish(proc, root=L.ROOT):
                 if md := o.get('data', {}).get('text/markdown'):   # the star of a shape (N, C, *) in a docstring is no emphasis
                     code,fence,doc = md.rpartition('```')
                     md = code + fence + re.sub(r'(?<=[(, ])\*(?=[),])', r'\\*', doc)
+                    name = T.HEADING.search(md)
+                    if name and not T.SOURCE.search(md):
+                        md = md.replace('---\n\n', '---\n\n' + source_link(name[1].replace('\\', ''), pages[p.name].module, cfg, root), 1)
                     lesson = part_of(root, p.name) not in (None, LIBRARY)
                     o['data']['text/markdown'] = T.anchor(md) if lesson else T.rewritten(md)
             if c['cell_type']=='markdown':   # a name that the author linked himself keeps his link
@@ -75,16 +105,18 @@ def finish(proc, root=L.ROOT):
                 c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w./-]+)#([\w.]+)\)', link, c['source'])
         if part_of(root, p.name) is not None:
             badge,_ = L.colab_parts(p.name, cfg)
-            time = '' if part_of(root, p.name)==LIBRARY else f' About {minutes(pages[p.name])} minutes to read.'
-            unread = READ_ONLY*(part_of(root, p.name)=='Exercises')
-            p.nb['cells'].insert(1, dict(cell_type='markdown', id='head', metadata={}, source=badge+time+unread))
+            if pages[p.name].is_exercise:
+                for c in p.nb['cells']: c['source'] = unnumbered(c) if c['cell_type']=='code' else c['source']
+            unread = READ_ONLY*pages[p.name].is_exercise
+            source = badge + about(pages[p.name]) + unread
+            p.nb['cells'].insert(1, dict(cell_type='markdown', id='head', metadata={}, source=source))
         if n := number_of(p.name):   # a lesson has its number in title and search
             front = p.nb['cells'][0]
             front['source'] = re.sub(r'^title: *[\'"]?(.*?)[\'"]?$', lambda m: f'title: "{n} {m[1]}"', front['source'], count=1, flags=re.M)
         if p.name in old:   # addresses that the page had before lead to it
             front = p.nb['cells'][0]
             front['source'] = re.sub(r'\n---\s*$', f"\naliases: [{', '.join(old[p.name])}]\n---\n", front['source'])
-        for c in p.nb['cells']: c['source'] = as_lines(c['source'])
+        for c in p.nb['cells']: c['source'] = as_lines(unformed(c['source']) if c['cell_type']=='code' else c['source'])
         p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
@@ -250,6 +282,7 @@ def check_api(pages, root=L.ROOT):
             name = (re.search(r'^#+ (.+)$', md, re.M) or [0, '?'])[1].replace('\\', '')
             if re.search(r'^raise|Error', md) and name=='?': yield f'{p.name}: show_doc of {name} failed'
             bare = [a for a in T.uncommented(md) if a!='learn']   # a callback's hooks get the learner, as `Callback` says
+            if public_name(name) and name!='?' and '[source](' not in md: yield f'{p.name}: {name}: no link to its source'
             if bare and public_name(name) and name not in bare_ok and p.name not in COMMENTS_MISSING: yield f"{p.name}: {name}: no comment for {', '.join(bare)}"
 
 def inherited(root):
@@ -365,16 +398,16 @@ def source_lines(name, root=L.ROOT):
     if path.suffix=='.qmd':
         front,text = re.match(r'---\n(.*?)\n---\n(.*)', path.read_text(encoding='utf-8'), re.S).groups()
         front = yaml.safe_load(front)
-        about = f'About {minutes_of(text)} minutes to read.' if part_of(root, name) not in (None, LIBRARY) else ''
-        return [*written_lines(f"# {front['title']}\n\n{front.get('description', '')}\n\n{about}\n\n{text}")]
+        time = f'About {minutes_of(text)} minutes to read.' if part_of(root, name) not in (None, LIBRARY) else ''
+        return [*written_lines(f"# {front['title']}\n\n{front.get('description', '')}\n\n{time}\n\n{text}")]
     page = L.Page(path, root)
-    about = f' About {minutes(page)} minutes to read.' if page.is_lesson or page.is_exercise else ''
-    first = page.cells[0]['source'] + about + READ_ONLY*page.is_exercise
+    behind = about(page)*(part_of(root, name) is not None)
+    first = page.cells[0]['source'] + behind + READ_ONLY*page.is_exercise
     lines = [*written_lines(re.sub('^# ', f'# {number_of(name)} ', first) if number_of(name) else first)]
     for c in page.cells[1:]:
         if c['cell_type']=='markdown': lines += written_lines(c['source'])
         elif not HIDDEN.search(c['source']):
-            code = re.sub(r'^%%.*\n', '', re.sub(r'\A(?:#\|.*\n?)*', '', c['source']))   # nbdev leaves magics out
+            code = re.sub(r'^%%.*\n', '', FORM.sub('', re.sub(r'\A(?:#\|.*\n?)*', '', c['source'])))   # nbdev leaves magics out
             lines += code_lines(code.strip())
             for o in c['outputs']: lines += written_lines(output_markdown(o))
     return lines
@@ -417,13 +450,15 @@ EXPECTED = (   # warnings of Quarto that say nothing about a page, each with its
     'Unable to parse table from raw html',   # the figures to play with make their tables in the browser
 )
 
-def render(proc):
+def render(proc, root=L.ROOT):
     "Render with Quarto, printing its warnings; returns the folder of the site and the warnings that are not expected"
     res = subprocess.run(['quarto', 'render', '--no-cache', '--no-execute'], cwd=proc, capture_output=True, text=True)
     if res.returncode: raise RuntimeError(f'quarto render failed:\n{res.stdout[-2000:]}{res.stderr[-3000:]}')
     said = re.sub(r'\x1b\[[0-9;]*m', '', res.stdout + res.stderr)
     warnings = [line.strip() for line in said.splitlines() if re.search(r'\bWARN', line)]
     for w in warnings: print(f'quarto: {w}')
+    html = {p.name: p.html for p in read_pages(proc)}
+    readable.finish(Path(proc)/'_docs/search.json', [html[n] for ns in parts(root).values() for n in ns if n in html])
     return Path(proc)/'_docs', [w for w in warnings if not any(e in w for e in EXPECTED)]
 
 def check_html(site, root=L.ROOT):
@@ -447,6 +482,16 @@ def check_html(site, root=L.ROOT):
             key = q.resolve().relative_to(site.resolve()).as_posix()
             if u.fragment and key in pages and unquote(u.fragment) not in pages[key].ids | {'top'}: yield f'{n}: no anchor {url}'
 
+def check_redirects(site, proc, root=L.ROOT):
+    "Every address that a page had before leads to that page"
+    html = {p.name: p.html for p in read_pages(proc)}
+    for name, addresses in aliases(root).items():
+        for old in addresses:
+            page = Path(site)/old.lstrip('/')
+            leads = re.search(r'redirects = ({.*?});', page.read_text(encoding='utf-8')) if page.is_file() else None
+            to = (page.parent/json.loads(leads[1])['']).resolve() if leads else None
+            if to!=(Path(site)/html[name]).resolve() or not to.is_file(): yield f'{old} does not redirect to {html[name]}'
+
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -460,7 +505,9 @@ def main():
         if not has_pandoc(): print('pages: no pandoc on the PATH, so lines are not compared with the notebooks')
         if shutil.which('quarto'):
             site, warned = render(proc)
-            msgs += [*warned, *check_html(site)]
+            msgs += [*warned, *check_html(site), *check_redirects(site, proc)]
+            moved = sum(map(len, aliases(L.ROOT).values()))
+            print(f'pages: {len(read_pages(proc))} pages rendered by Quarto, {moved} old addresses looked up')
             if a.site: shutil.copytree(site, a.site, dirs_exist_ok=True)
         elif a.site: sys.exit('pages: --site needs quarto on the PATH')
         else: print('pages: no quarto on the PATH, so the HTML is not rendered')
