@@ -179,7 +179,7 @@ def clean_mem():
 
 # %% ../nbs/library/core.ipynb #0d0279f9
 def read_results(
-    name:str, # a file of rows, one JSON object a line, such as 'loaders.jsonl'
+    name:str, # a file of rows, one JSON object a line, such as 'ledger.jsonl'
 )->list:      # a dict for each row
     "The raw rows of an experiment. Raises `FileNotFoundError` and names the files that exist."
     package = files('course_lib')
