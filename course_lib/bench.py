@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .core import can_compile
 from .datasets import DataLoaders, collate_dict, get_dataset, inplace
 from .norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, RunningBatchNorm
 
@@ -621,6 +622,8 @@ def course_bench(
                  check_words('mode', modes, TARGETS), check_words('format', formats, ('contiguous','channels_last')), check_words('part', parts, BENCH_PARTS))
     except ValueError as e: sys.exit(f'course_bench: {e}')
     if rounds<6: sys.exit(f'course_bench: {rounds} rounds have no interval of 95%; take 6 or more')
+    if device=='cpu' and 'compiled' in args[2] and {'norms','stack'} & {*args[4]} and not can_compile():
+        sys.exit('course_bench: compiled layers need a C++ compiler, and there is none here; take --modes eager')
     torch.set_num_threads(threads)
     kept = kept_parts(out, device)
     def save(res):

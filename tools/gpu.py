@@ -71,11 +71,15 @@ def equal_layers(device):
     "Our layers against PyTorch's; RunningBatchNorm, which has no counterpart, against itself in float64 on the CPU"
     import torch
     from course_lib.bench import NORM_PAIRS, compiled, norm_pair
+    from course_lib.core import can_compile
 
     shape = (16, 32, 14, 14) if device == 'cuda' else (4, 8, 5, 5)
     for mode, (dtype, fmt, most) in MODES.items():
         if mode == 'reduce-overhead' and device == 'cpu':
             yield dict(what=mode, skipped='CUDA graphs need a GPU')
+            continue
+        if mode == 'compiled' and device == 'cpu' and not can_compile():
+            yield dict(what=mode, skipped='there is no C++ compiler')
             continue
         for name in ['batch'] if mode == 'compiled' and device == 'cpu' else NORM_PAIRS:
             torch._dynamo.reset()
