@@ -39,7 +39,8 @@ def test_exempt_files_are_there():
 
 
 def test_nbdev_3_reads_the_same():
-    config = pytest.importorskip('tomllib').loads((L.ROOT/'pyproject.toml').read_text(encoding='utf-8'))['tool']['nbdev']
+    text = (L.ROOT/'pyproject.toml').read_text(encoding='utf-8')
+    config = pytest.importorskip('tomllib').loads(text)['tool']['nbdev']
     ini = L.settings()
     assert config['lib_path']==ini['lib_name'] and str(config['custom_sidebar'])==ini['custom_sidebar']
     assert config['allowed_cell_metadata_keys']==ini['allowed_cell_metadata_keys'].split()
