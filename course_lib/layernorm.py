@@ -16,9 +16,9 @@ def standardize(
     eps:float=1e-5,  # added to the variance, in units of x**2
 )->Tensor:           # same shape as `x`
     "Zero mean, unit biased variance over `dims` (Ba et al. 2016, eq. 3)."
-    centred = x - x.mean(dims, keepdim=True)
-    var = centred.square().mean(dims, keepdim=True)
-    return centred / (var+eps).sqrt()
+    mean = x.mean(dims, keepdim=True)
+    var = x.var(dims, correction=0, keepdim=True)
+    return (x-mean) / (var+eps).sqrt()
 
 # %% ../nbs/06_layernorm.ipynb #4190d66e
 def at_least_float32(

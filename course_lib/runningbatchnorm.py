@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from .layernorm import at_least_float32
-from .batchnorm import scale_shift
+from .batchnorm import batch_norm
 
 # %% ../nbs/09_runningbatchnorm.ipynb #81ec19d2
 class RunningBatchNormNaive(nn.Module):
@@ -72,16 +72,16 @@ def running_batch_norm(
 )->tuple:                  # normalized `x`; mean, variance and count of the pool with `x` in it
     "Let `x` join the pool, and normalize it with the pool (fast.ai 2019, lesson 10, made stable)."
     dims = (0, *range(2, x.ndim))
-    shape = (-1,) + (1,)*(x.ndim-2)
     full = at_least_float32(x)
     pool = running_mean, running_var, running_count
     old_mean, old_var, old_count = (o.to(full.dtype) for o in pool)
     count = old_count*(1-momentum)**len(x) + len(x)
     share = len(x)/count
-    mean = old_mean.lerp(full.mean(dims), share)
-    square = (full-mean.view(shape)).square().mean(dims)
-    var = (old_var + (old_mean-mean).square()).lerp(square, share)
+    batch_mean = full.mean(dims)
+    mean = old_mean.lerp(batch_mean, share)
+    old_square = old_var + (old_mean-mean).square()
+    batch_square = full.var(dims, correction=0) + (batch_mean-mean).square()
+    var = old_square.lerp(batch_square, share)
     floor = .01*(1-max(momentum, .05)*count).clamp_min(0)  # none from 20 images on
     var = torch.maximum(var, floor)
-    y = (full-mean.view(shape)) / (var+eps).sqrt().view(shape)
-    return scale_shift(y, weight, bias).to(x.dtype), mean, var, count
+    return batch_norm(x, mean, var, weight, bias, eps=eps), mean, var, count

@@ -612,3 +612,21 @@ def test_instance_norm_of_an_empty_map_of_one():
     "(0, 1) is one image of no channel and one position: refused as `nn.InstanceNorm1d` does"
     for make in (nn.InstanceNorm1d, InstanceNorm):
         with pytest.raises(ValueError, match='more than 1 spatial element'): make(1)(torch.zeros(0, 1))
+
+
+@pytest.mark.parametrize('ours, theirs, shape', [
+    (LayerNorm(3), nn.LayerNorm(3), (0, 3)),
+    (LayerNorm((3, 4, 4)), nn.LayerNorm((3, 4, 4)), (0, 3, 4, 4)),
+    (RMSNorm(3), nn.RMSNorm(3), (0, 3)),
+    (GroupNorm(3, 3), nn.GroupNorm(3, 3), (0, 3, 4, 4)),
+    (InstanceNorm(3, affine=True), nn.InstanceNorm2d(3), (0, 3, 4, 4)),  # with affine PyTorch's raises IndexError
+    (BatchNorm(3), nn.BatchNorm2d(3), (0, 3, 4, 4)),
+    (RunningBatchNorm(3), nn.BatchNorm2d(3), (0, 3, 4, 4))])
+@pytest.mark.filterwarnings('error')
+def test_empty_batch_without_a_warning(ours, theirs, shape):
+    x = torch.zeros(shape, requires_grad=True)
+    out = ours(x)
+    assert out.shape==theirs(x).shape and out.dtype==x.dtype
+    out.sum().backward()
+    for p in ours.parameters():
+        assert p.grad.eq(0).all()

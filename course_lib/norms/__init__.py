@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..batchnorm import BatchNormDetached, batch_norm
+from ..batchnorm import BatchNormDetached, batch_norm, scale_shift
 from ..groupnorm import group_norm, instance_norm
 from ..layernorm import at_least_float32, layer_norm, rms_norm
 from ..runningbatchnorm import RunningBatchNormNaive, running_batch_norm
@@ -50,6 +50,8 @@ class LayerNorm(nn.LayerNorm):
         _refuse(self, input,
                 (not shape, RuntimeError, 'normalized_shape must have at least one axis'),
                 (tuple(input.shape[-len(shape):])!=shape, RuntimeError, f'expected an input that ends in {list(shape)}'))
+        if not input.numel():
+            return super().forward(input)
         return layer_norm(input, shape, self.weight, self.bias, self.eps)
 
 class RMSNorm(nn.RMSNorm):
@@ -75,6 +77,8 @@ class GroupNorm(nn.GroupNorm):
                 (C==0 or C%self.num_groups, RuntimeError, f'{C} channels do not make {self.num_groups} groups'),
                 (affine and C!=self.num_channels, RuntimeError, f'expected {self.num_channels} channels in axis 1'),
                 (0 in input.shape[2:], RuntimeError, 'expected a map with values in it'))
+        if not input.numel():
+            return super().forward(input)
         return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 class InstanceNorm(_InstanceNorm):
@@ -103,8 +107,9 @@ class InstanceNorm(_InstanceNorm):
                 (wrong and self.running_mean is not None, RuntimeError, message), buffers=False)
         if wrong:
             warnings.warn(f'InstanceNorm: {message}', stacklevel=2)
-        stats = (self.running_mean, self.running_var) if input.numel() or not own else (None, None)
-        return instance_norm(input, *stats, self.weight, self.bias, own, self.momentum or 0., self.eps)
+        if own and not input.numel():
+            return scale_shift(input, self.weight, self.bias).to(input.dtype)
+        return instance_norm(input, self.running_mean, self.running_var, self.weight, self.bias, own, self.momentum or 0., self.eps)
 
 # %% ../../nbs/library/norms.ipynb #0badc0de
 def check_batch(
