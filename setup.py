@@ -25,7 +25,10 @@ setup(
     package_data={cfg['lib_name']: ['data/*'], results: ['*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={
+        'accelerate': cfg['accelerate_requirements'].split(),   # for `AccelerateCB`, and the lesson on several devices
+        'dev': (cfg['dev_requirements'] + ' ' + cfg['accelerate_requirements']).split(),
+    },
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,

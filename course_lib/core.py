@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['def_device', 'PLAIN', 'set_seed', 'map_nested', 'tensors_in', 'batch_size', 'to_device', 'to_cpu', 'as_double', 'say',
-           'clean_tb', 'clean_ipython_hist', 'clean_mem', 'read_results', 'setup_line']
+           'clean_tb', 'clean_ipython_hist', 'clean_mem', 'read_results', 'can_compile', 'setup_line']
 
 # %% ../nbs/library/core.ipynb #488d9a71
-import gc, json, os, random, sys, traceback
+import gc, json, os, random, shutil, sys, traceback
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from importlib.resources import files
@@ -179,7 +179,7 @@ def clean_mem():
 
 # %% ../nbs/library/core.ipynb #0d0279f9
 def read_results(
-    name:str, # a file of rows, one JSON object a line, such as 'loaders.jsonl'
+    name:str, # a file of rows, one JSON object a line, such as 'ledger.jsonl'
 )->list:      # a dict for each row
     "The raw rows of an experiment. Raises `FileNotFoundError` and names the files that exist."
     package = files('course_lib')
@@ -189,6 +189,13 @@ def read_results(
         known = sorted({f.name for o in places if o.is_dir() for f in o.iterdir()})
         raise FileNotFoundError(f'read_results: no {name!r}; there are {known}')
     return [json.loads(o) for o in path.read_text(encoding='utf-8').splitlines() if o.strip()]
+
+# %% ../nbs/library/core.ipynb #56374b41
+def can_compile()->bool:
+    "Is there a C++ compiler? `torch.compile` needs one to make code for a CPU."
+    from torch._inductor import config
+    names = config.cpp.cxx if isinstance(config.cpp.cxx, (list,tuple)) else [config.cpp.cxx]
+    return any(name and shutil.which(name) for name in names)
 
 # %% ../nbs/library/core.ipynb #a1f0c3d3
 def setup_line(

@@ -219,13 +219,17 @@ def hub_answers(
     return bool(answers)
 
 # %% ../nbs/library/datasets.ipynb #bb36aef6
+_silent = set()  # data sets that the Hub was asked for in vain: it is asked once a process
+
 def from_hub(
     name:str,          # 'fashion_mnist' or 'mnist'
-    timeout:float=5.,  # seconds to wait for a first answer
+    timeout:float=5.,  # seconds to wait for a first answer, once a process
 )->'datasets.DatasetDict': # splits `train` and `test`
     "A data set from the Hugging Face Hub, or from its cache when the Hub does not answer. Raises `DatasetError`."
     import datasets
-    online,config = hub_answers(HUB[name], timeout),datasets.config
+    online,config = not _silent and hub_answers(HUB[name], timeout),datasets.config
+    if not online:
+        _silent.add(name)
     was_offline = config.HF_HUB_OFFLINE
     try:
         config.HF_HUB_OFFLINE = was_offline or not online

@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from . import __version__
-from .core import def_device, say, set_seed
+from .core import can_compile, def_device, say, set_seed
 from .datasets import CLASSES, DataLoaders, DatasetError, get_dataset, pixel_stats, pixels
 from .init import init_weights
 from .learner import BatchTransformCB, Callback, DeviceCB, MetricsCB, MomentumLearner, NaNGuardCB, ProgressCB, TrainCB
@@ -58,13 +58,14 @@ class TrainConfig:
     loader:str = 'memory'         # 'memory' keeps the images on the device, 'stream' decodes them one by one
     amp:bool = False              # forward pass in bfloat16 where `torch.autocast` thinks it safe?
     compile:bool = False          # let `torch.compile` fuse the model's operations?
+    threads:int = 1               # of the CPU; on a busy machine several wait for each other, and their number changes the rounding
 
     def __post_init__(self):
         check_choice('dataset', self.dataset, [*CLASSES, 'mnist_50k'])
         check_choice('sched', self.sched, SCHEDS)
         check_choice('loader', self.loader, ['memory', 'stream'])
         norm_factory(self.norm)
-        for k in ('bs', 'epochs', 'lr'):
+        for k in ('bs', 'epochs', 'lr', 'threads'):
             if not 0<getattr(self, k)<float('inf'): raise ValueError(f'{k} must be positive and finite, not {getattr(self, k)}')
         if not 0<=self.momentum<1: raise ValueError(f'momentum must be at least 0 and below 1, not {self.momentum}')
         if not 0<=self.seed<2**32: raise ValueError(f'seed must be at least 0 and below 2**32, not {self.seed}')
@@ -216,7 +217,10 @@ def train_run(
 )->list:                # rows of the history
     "Train, and leave `config.json`, `history.csv`, `curves.png` and `checkpoint.pt` in `out`."
     out,device = Path(out),check_device(device)
+    if cfg.compile and torch.device(device).type=='cpu' and not can_compile():
+        raise ValueError('--compile needs a C++ compiler (g++, or the one that CXX names), and there is none here')
     claim_folder(out, cfg, resume)
+    torch.set_num_threads(cfg.threads)
     history = HistoryCB(out/'history.csv')
     cbs = [history, ProgressCB(), CheckpointCB(out/'checkpoint.pt', every=200, resume=resume, config=dict(run=json.dumps(asdict(cfg))))]
     learn = build_learner(cfg, device, cbs)
@@ -263,12 +267,13 @@ def course_train(
     resume:bool=False,           # go on with the run in --out
     amp:bool=False,              # forward pass in bfloat16 where that is safe
     compile:bool=False,          # compile the model with torch.compile
+    threads:int=1,               # of the CPU; more are slower on a busy machine
 ):
     "Train a small network on real images and show what happened."
     folder = out or default_folder()
     try:
         if resume and not out: raise ValueError('--resume needs --out, the folder of the run to go on with')
-        cfg = TrainConfig(dataset, norm, bs, epochs, lr, momentum, sched, seed, loader, amp, compile)
+        cfg = TrainConfig(dataset, norm, bs, epochs, lr, momentum, sched, seed, loader, amp, compile, threads)
         rows = train_run(cfg, folder, device, resume)
     except (ValueError, OSError, DatasetError, FloatingPointError) as e: sys.exit(f'course_train: {e}')
     except KeyboardInterrupt: sys.exit(f'course_train: stopped; go on with --resume --out {folder} and the same options')

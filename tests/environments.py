@@ -35,7 +35,8 @@ SOURCES = (
 )
 PYTHON = dict(colab='3.13', oldest='3.10', newest='3.13')
 COLAB = Path(__file__).with_name('colab.txt')
-TOOLS = ('ipykernel', 'pytest', 'pytest-timeout', 'hypothesis')  # what notebooks and tests need besides the package
+# what notebooks and tests need besides the package: accelerate is an extra
+TOOLS = ('ipykernel', 'pytest', 'pytest-timeout', 'hypothesis', 'accelerate>=1.0')
 TESTS = (
     'test_norms_api.py',
     'test_norms.py',

@@ -20,6 +20,7 @@ def alone(monkeypatch, tmp_path):
     for k in ('COURSE_DATA', 'COURSE_SAMPLE', 'IN_TEST'): monkeypatch.delenv(k, raising=False)
     monkeypatch.setattr(D, 'DEBIAN', tmp_path/'no-debian')
     monkeypatch.setattr(D, '_told', set())
+    monkeypatch.setattr(D, '_silent', set())
     def network(*a, **k): raise AssertionError('a test asked the network')
     monkeypatch.setattr('huggingface_hub.HfApi.dataset_info', network)
     monkeypatch.setattr('datasets.load_dataset', network)
@@ -219,6 +220,16 @@ def test_hub_silent(hub):
     start = time.perf_counter()
     with pytest.raises(DatasetError, match='ylecun/mnist.*does not answer.*COURSE_DATA'): from_hub('mnist', timeout=.2)
     assert time.perf_counter()-start<5
+
+def test_a_silent_hub_is_asked_once(hub):
+    asked = []
+    def silent(self, repo, **kw):
+        asked.append(repo)
+        time.sleep(30)
+    hub(ConnectionError('offline'), silent)
+    for name in ('mnist', 'fashion_mnist', 'mnist'):
+        with pytest.raises(DatasetError, match='does not answer'): from_hub(name, timeout=.2)
+    assert asked==['ylecun/mnist']
 
 def test_hub_breaks_off(hub):
     hub(ConnectionError('reset by peer'))

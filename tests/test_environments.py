@@ -1,7 +1,9 @@
 "What is built from this tree; what the environments are made of; a replaced package or a failed page is noticed."
 
+import ast
 import json
 import re
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -30,8 +32,72 @@ def test_wheel_holds(built):
 
 
 def test_sdist_builds_the_wheel(built):
-    "`build` made the wheel from the sdist, so it holds all that setup.py reads"
-    assert {'settings.ini', 'README.md', 'LICENSE'} <= {n.split('/')[-1] for n in tarfile.open(built[0]).getnames()}
+    "`build` made the wheel from the sdist, so it holds all that setup.py reads; no test, which needs the checkout"
+    names = ['/'.join(n.split('/')[1:]) for n in tarfile.open(built[0]).getnames()]
+    assert {'settings.ini', 'README.md', 'LICENSE', 'course_lib/data/NOTICE'} <= set(names)
+    rows = {Path(n).name for n in names if n.startswith('nbs/results/')}
+    assert rows == {p.name for p in (L.ROOT / 'nbs/results').iterdir()}
+    assert not [n for n in names if n.startswith('tests')]
+
+
+def test_twine(built):
+    pytest.importorskip('twine')
+    res = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', *built], capture_output=True, text=True)
+    assert res.returncode == 0, res.stdout + res.stderr
+
+
+# ---- dependencies
+OPTIONAL = {
+    'IPython': 'found in sys.modules, or where a notebook runs',
+    'triton': 'comes with torch where there is a GPU; course_lib.norms.fused alone needs it',
+    'accelerate': 'an extra; `AccelerateCB` alone needs it',
+}
+PACKAGES = {'PIL': 'pillow', 'yaml': 'pyyaml'}  # whose import has another name
+
+
+def imported(folder):
+    "Top-level names that the Python files of a folder import, but for Python's own and ours"
+    found = set()
+    for f in folder.rglob('*.py'):
+        for node in ast.walk(ast.parse(f.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Import):
+                found |= {o.name.split('.')[0] for o in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split('.')[0])
+    return found - set(sys.stdlib_module_names) - {'course_lib'}
+
+
+def declared(key):
+    return {re.match(r'[\w-]+', r)[0].lower() for r in L.settings()[key].split()}
+
+
+def packages_of(names):
+    return {PACKAGES.get(n, n).lower() for n in names}
+
+
+def test_every_dependency_is_imported_and_every_import_declared():
+    used = imported(L.ROOT / 'course_lib')
+    assert OPTIONAL.keys() <= used
+    assert packages_of(used - OPTIONAL.keys()) == declared('requirements')
+    assert declared('accelerate_requirements') == {'accelerate'}
+
+
+def test_what_tools_import_is_declared():
+    known = declared('requirements') | declared('dev_requirements') | declared('accelerate_requirements')
+    known |= {'nbformat', 'nbclient', 'jupyter_client', 'pyyaml', 'mistune', 'packaging'}  # jupyter, pytest bring them
+    used = {o for d in ('tools', 'experiments', 'tests') for o in imported(L.ROOT / d)}
+    local = {f.stem for d in ('tools', 'tests') for f in (L.ROOT / d).glob('*.py')}
+    planted = {'there_is_no_such_package', 'only_in_a_wheel'}  # by tests
+    assert packages_of(used - local - planted) <= known | OPTIONAL.keys()
+
+
+def test_imports_are_cheap():
+    "The norms cost what torch costs, and so do the commands: data, figures, statistics are loaded where they are used"
+    code = 'import sys, torch; before = set(sys.modules); import course_lib.{}; print(*set(sys.modules)-before)'
+    for modules, allowed in (('norms', set()), ('train, course_lib.bench, course_lib.small_batch', {'tqdm'})):
+        cmd = [sys.executable, '-c', code.format(modules)]
+        new = {o.split('.')[0] for o in subprocess.run(cmd, capture_output=True, text=True, check=True).stdout.split()}
+        assert new - set(sys.stdlib_module_names) <= {'course_lib', 'fastcore'} | allowed
 
 
 def test_oldest_is_the_lowest_of_each():

@@ -5,6 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from course_lib.activations import ActivationStats
 from course_lib import bench
 from course_lib.bench import bench_table, course_bench, fitting_shapes, fused_passes, norm_pair, NORM_PASSES
+from course_lib.core import can_compile
 from course_lib.datasets import DataLoaders
 from course_lib.learner import DeviceCB, MetricsCB, MomentumLearner, ProgressCB
 
@@ -37,6 +38,7 @@ def test_the_fake_counts():
     assert r.n == 2
 
 
+@pytest.mark.skipif(not can_compile(), reason='there is no C++ compiler')
 @pytest.mark.parametrize('name, most', [('group', 10.1), ('instance', 10.1), ('batch', 9.1), ('layer', 7.2), ('rms', 7.2), ('running', 8.1)])
 def test_walks_of_the_compiled_step(name, most):
     "The kernels that the plain formulas compile to read and write no more often than this."
@@ -78,6 +80,12 @@ def test_parts_are_added(tmp_path, monkeypatch):
     saved = json.loads((tmp_path/'b.json').read_text())
     assert saved['ceiling'] == before['ceiling'] and saved['rows'] == before['rows']   # what was not asked for stays
     assert len(saved['rows']) == 1 and len(saved['table']) == 2 and {'norms', 'imports'} <= {*saved['seconds']}
+
+
+def test_without_a_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, 'can_compile', lambda: False)
+    with pytest.raises(SystemExit, match='take --modes eager'): course_bench(**SMALL | dict(modes='compiled'), out=str(tmp_path/'b.json'))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('bad, says', [(dict(rounds=5), '6 or more'), (dict(norms='best'), 'known: batch'), (dict(parts='all'), 'known: control')])

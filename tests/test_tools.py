@@ -38,6 +38,14 @@ def test_exempt_files_are_there():
     assert [f for f in exempt if not (L.ROOT/f).exists()]==[]
 
 
+def test_nbdev_3_reads_the_same():
+    text = (L.ROOT/'pyproject.toml').read_text(encoding='utf-8')
+    config = pytest.importorskip('tomllib').loads(text)['tool']['nbdev']
+    ini = L.settings()
+    assert config['lib_path']==ini['lib_name'] and str(config['custom_sidebar'])==ini['custom_sidebar']
+    assert config['allowed_cell_metadata_keys']==ini['allowed_cell_metadata_keys'].split()
+
+
 def lint_imports(cwd):
     return run('lint-imports', '--no-cache', cwd=cwd, PYTHONPATH=str(cwd))
 

@@ -2,6 +2,7 @@
 import csv, json, os, re, shutil, signal, struct, subprocess, sys, time
 import pytest, torch
 import course_lib.datasets as D
+import course_lib.train as T
 from course_lib.train import COLUMNS, SCHEDS, TrainConfig, course_train, train_run
 
 ENV = os.environ | dict(COURSE_SAMPLE='1', OMP_NUM_THREADS='1')
@@ -117,7 +118,7 @@ def test_bar_on_a_terminal(tmp_path):
 def test_without_network_it_trains_on_the_sample_and_says_so(tmp_path, monkeypatch, capsys):
     def no_network(*a, **k): raise OSError('Name or service not known')
     for k in ('COURSE_SAMPLE', 'COURSE_DATA', 'IN_TEST'): monkeypatch.delenv(k, raising=False)
-    for k,v in dict(DEBIAN=tmp_path/'none', _told=set()).items(): monkeypatch.setattr(D, k, v)
+    for k,v in dict(DEBIAN=tmp_path/'none', _told=set(), _silent=set()).items(): monkeypatch.setattr(D, k, v)
     monkeypatch.setattr('huggingface_hub.HfApi.dataset_info', no_network)
     monkeypatch.setattr('datasets.load_dataset', no_network)
     with pytest.warns(UserWarning, match='ONLY A SAMPLE of 6,000'): course_train(bs=1000, epochs=1, device='cpu', out=str(tmp_path/'run'))
@@ -157,6 +158,28 @@ def test_streamed_and_in_memory_train_alike(tmp_path):
         acc.append(train_run(cfg, tmp_path/loader, 'cpu')[-1]['valid_loss'])
     assert acc[0]==pytest.approx(acc[1], rel=1e-3)
 
+def test_without_a_compiler(tmp_path, monkeypatch):
+    "One line, and no folder"
+    monkeypatch.setattr(T, 'can_compile', lambda: False)
+    with pytest.raises(SystemExit, match='--compile needs a C.. compiler'):
+        course_train(compile=True, device='cpu', out=str(tmp_path/'run'))
+    assert not list(tmp_path.iterdir())
+
+def test_threads(tmp_path, monkeypatch):
+    "One thread unless more are asked for, whatever torch has taken: several wait for each other on a busy machine"
+    seen,before = [],torch.get_num_threads()
+    def stop(*args):
+        seen.append(torch.get_num_threads())
+        raise ValueError('stop')
+    monkeypatch.setattr(T, 'build_learner', stop)
+    torch.set_num_threads(3)
+    try:
+        for n in (1, 2):
+            with pytest.raises(SystemExit, match='stop'): course_train(**({} if n==1 else dict(threads=n)), device='cpu', out=str(tmp_path/f'{n}'))
+    finally: torch.set_num_threads(before)
+    assert seen==[1, 2]
+    with pytest.raises(SystemExit, match='threads must be positive'): course_train(threads=0, device='cpu', out=str(tmp_path/'none'))
+
 def test_amp_and_compile_do_what_they_say(tmp_path, monkeypatch, capsys):
     "Each says so, the compiler gets the model once, and the run is the same but for rounding"
     compiled,real = [],torch.compile
@@ -164,6 +187,7 @@ def test_amp_and_compile_do_what_they_say(tmp_path, monkeypatch, capsys):
         compiled.append(f)
         return real(f, backend='aot_eager')  # traces as any backend does, without waiting for a C++ compiler
     monkeypatch.setattr(torch, 'compile', compile)
+    monkeypatch.setattr(T, 'can_compile', lambda: True)
     kw = dict(bs=3000, epochs=1, lr=.05, device='cpu')
     losses = {}
     for name,opts in dict(plain={}, compile=dict(compile=True), amp=dict(amp=True)).items():
