@@ -42,7 +42,6 @@ Stacks of eighteen and fifteen; about 3 s a run on a busy core: 180 runs to tune
 import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 
 import torch
