@@ -157,8 +157,8 @@ def train(configs):
 
 def small():
     "Cell by cell."
-    cells = [(net, recipe, 'batch') for net in ('published', 'pooled') for recipe in ('published', 'cycle')]
-    cells += [('pooled', 'cycle', 'none'), ('pooled', 'cycle', 'group'), ('pooled', 'constant', 'batch')]
+    cells = [('pooled', 'cycle', norm) for norm in NORMS] + [('published', 'cycle', 'batch')]
+    cells += [(net, 'published', 'batch') for net in ('published', 'pooled')] + [('pooled', 'constant', 'batch')]
     return [
         Towards90(net, recipe, lr, seed, norm, 6_000)
         for (net, recipe, norm), seed, lr in product(cells, range(5), LRS)
