@@ -20,6 +20,8 @@ TINY = [
     ('batch_size', 'SWEEP', dict(ghost=32, batch_size=128, n_train=512), 1),
     ('collapse', 'SWEEP', dict(lr=0.4, epochs=4, rescue_at=1, batch_size=64, n_train=640), 1),
     ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
+    ('finetune', 'TUNE', dict(n_train=16, epochs=1, n_old=256, n_tune=50), 3),
+    ('towards90', 'SMALL', dict(n_train=256), 1),
 ]
 
 
@@ -51,7 +53,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
 
 
-@pytest.mark.parametrize('name,attr', [o[:2] for o in TINY])
+@pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), ('towards90', 'FULL')])
 def test_rows_belong_to_the_grid(name, attr):
     sweep = getattr(load(name), attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
@@ -77,19 +79,90 @@ def test_final_follows_from_tune(tmp_path):
 
 
 def test_five_paired_seeds():
-    "Every cell of every grid has the same rates and the same five seeds (two, to tune the detached ones)"
+    "Every cell of every grid has the same rates and the same seeds: five, and two or more where another part judges"
     for name, attr, *_ in TINY:
         cells = {}
-        for c in getattr(load(name), attr).configs:
+        configs = getattr(load(name), attr).configs
+        seeds = {c.seed for c in configs}
+        assert len(seeds) >= (2 if attr == 'TUNE' else 5), name
+        for c in configs:
             fields = dataclasses.asdict(c)
             cells.setdefault(json.dumps({k: v for k, v in fields.items() if k not in ('seed', 'lr')}), []).append(
                 (c.lr, c.seed)
             )
-        n = 2 if attr == 'TUNE' else 5
         assert all(
-            {s for _, s in v} == set(range(n)) and len(v) == len(set(v)) == n * len({lr for lr, _ in v})
+            {s for _, s in v} == seeds and len(v) == len(set(v)) == len(seeds) * len({lr for lr, _ in v})
             for v in cells.values()
         ), name
+
+
+def test_fine_tuning_is_judged_by_other_seeds():
+    "At the rate that is best on held-out images, and its committed rows are complete"
+    F = load('finetune')
+    final = F.final()
+    assert {c.seed for c in final.configs}.isdisjoint(F.TUNE_SEEDS) and len(final.configs) == 10 * len(F.CELLS)
+    assert not final.pending() and not F.TUNE.pending()
+
+
+def test_norms_are_prepared():
+    "What each method makes of a trained network: who is frozen, whose statistics are those of the new images"
+    F = load('finetune')
+    c = F.FineTune('frozen', 'camera', 0.01, 0, n_train=64)
+    images = F.new_images(c)['train']
+    plain = F.new_images(dataclasses.replace(c, new='classes'))['train']
+    x, y = F.take_batch(images, torch.arange(64))
+    torch.testing.assert_close(x, 0.4 * F.take_batch(plain, torch.arange(64))[0] + 1, rtol=1e-4, atol=1e-4)
+    assert torch.equal(y, plain.y) and set(y.tolist()) == set(range(5))
+    assert not torch.equal(plain.x, F.new_images(dataclasses.replace(c, new='classes', seed=1))['train'].x)
+    torch.manual_seed(0)
+    net = F.resnet('batch')
+    old = net[0][1].running_mean.clone()
+    z = net[0][0](x)
+    for method in F.METHODS:
+        made = F.prepared(net, method, images)
+        made(x)
+        made.train()(x)
+        norm = made[0][1]
+        assert isinstance(norm, torch.nn.GroupNorm) == (method == 'group')
+        if method not in ('group', 'running'):  # running batch norm, new, has forgotten all else by then
+            kept, fresh = torch.equal(norm.running_mean, old), torch.allclose(norm.running_mean, z.mean((0, 2, 3)), 1e-3)
+            assert (kept, fresh) == (method == 'frozen', method == 'fresh_frozen'), method
+        assert torch.equal(net[0][1].running_mean, old)
+
+
+def test_recipes():
+    "What the two by two exchanges: start of the last layer, weight decay, momentum, and which rate when"
+    T = load('towards90')
+    for net in ('published', 'pooled', 'late'):
+        for recipe in ('published', 'cycle'):
+            made = T.model(T.Towards90(net, recipe, 0.1, 0))
+            last = [m for m in made.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))][-1]
+            assert (last.weight.abs().sum() == 0) == (recipe == 'cycle')
+            groups = T.sgd(made.parameters(), 0.1, recipe == 'published').param_groups
+            decays = {p.ndim > 1: g['weight_decay'] for g in groups for p in g['params']}
+            assert decays == ({True: 0, False: 0} if recipe == 'published' else {True: 5e-4, False: 0})
+            assert {g['nesterov'] for g in groups} == {recipe == 'cycle'}
+    x = torch.randn(4, 1, 28, 28)
+    made = T.model(T.Towards90('pooled', 'published', 0.1, 0)).eval()
+    torch.testing.assert_close(T.both_ways(made, x), T.both_ways(made, x.flip(3)))
+    rates = {}
+    for recipe in ('published', 'cycle', 'constant'):
+        c = T.Towards90('published', recipe, 0.1, 0, n_train=64)
+        seen = []
+
+        class Spy(T.RecorderCB):
+            def after_step(self, learn):
+                super().after_step(learn)
+                seen.append(learn.opt.param_groups[0]['lr'])
+
+        recorder, T.RecorderCB = T.RecorderCB, Spy
+        try:
+            T.fit(c, T.model(c), T.loaders(c)[0])
+        finally:
+            T.RecorderCB = recorder
+        rates[recipe] = seen
+    assert rates['published'] == [0.1] * 3 + [0.025] * 2 and rates['constant'] == [0.1] * 5
+    assert len(rates['cycle']) == 5 and rates['cycle'][0] < 0.01 and max(rates['cycle']) > 0.05 > rates['cycle'][-1]
 
 
 def test_detached_differs_in_the_gradient_alone():
