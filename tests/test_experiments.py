@@ -125,7 +125,8 @@ def test_norms_are_prepared():
         norm = made[0][1]
         assert isinstance(norm, torch.nn.GroupNorm) == (method == 'group')
         if method not in ('group', 'running'):  # running batch norm, new, has forgotten all else by then
-            kept, fresh = torch.equal(norm.running_mean, old), torch.allclose(norm.running_mean, z.mean((0, 2, 3)), 1e-3)
+            kept = torch.equal(norm.running_mean, old)
+            fresh = torch.allclose(norm.running_mean, z.mean((0, 2, 3)), 1e-3)
             assert (kept, fresh) == (method == 'frozen', method == 'fresh_frozen'), method
         assert torch.equal(net[0][1].running_mean, old)
 
