@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FINETUNE_STYLE', 'claim_verdict', 'interval_text', 'claim_table', 'beats', 'record_table', 'finetune_cells',
-           'finetune_table', 'draw_finetune_rates', 'draw_gains', 'draw_two_by_two']
+           'finetune_table', 'draw_finetune_rates', 'draw_gains']
 
 # %% ../nbs/library/records.ipynb #2ec00003
 import math
@@ -14,7 +14,7 @@ from scipy import stats
 
 from .plot import INK, NORM_COLORS
 from .report import markdown_table
-from .statistics import cell_stats, group_rows, paired, score, t_interval, tuned
+from .statistics import cell_stats, group_rows, score, t_interval, tuned
 
 # %% ../nbs/library/records.ipynb #2ec00006
 def claim_verdict(
@@ -141,19 +141,3 @@ def draw_gains(
     ax.set_yticks(range(len(gains)), list(gains))
     ax.set(ylim=(len(gains)-.4, -.6), xlabel='difference in accuracy')
 
-
-def draw_two_by_two(
-    cells:dict,  # (network, recipe) -> rows
-    ax,          # where to draw
-):
-    "A line a recipe over the networks: its slope is what the network brings, the distance of the lines the recipe's part."
-    nets = list(dict.fromkeys(net for net, _ in cells))
-    colors = dict(published=NORM_COLORS['none'], cycle=NORM_COLORS['batch'])
-    for recipe, color in colors.items():
-        values = [[score(r) for r in cells[net, recipe]] for net in nets]
-        ax.plot(range(len(nets)), [np.mean(v) for v in values], color=color, label=f'{recipe} recipe')
-        for i, v in enumerate(values):
-            ax.plot([i]*len(v), v, 'o', ms=4, alpha=.6, mew=0, color=color)
-    ax.set_xticks(range(len(nets)), [f'{net} network' for net in nets])
-    ax.set(xlim=(-.4, len(nets)-.6), ylabel='accuracy on test images')
-    ax.legend()
