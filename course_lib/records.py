@@ -79,14 +79,14 @@ def finetune_cells(
     tune,   # rows of its part `tune`
     final,  # rows of its part `final`
 )->dict:    # (method, what is new) -> `cell_stats` of `rows`, these, `lr`, `edge`, `tune`: rate -> rows
-    "Each method at the rate that was chosen for it, with other seeds where there are any."
+    "Each method at the rate that was chosen for it, with other seeds."
     judged_rows = group_rows(final, 'method', 'new')
     cells = {}
     for key, rows in group_rows(tune, 'method', 'new').items():
         chosen = tuned(rows, by='tune_accuracy')
         by_lr = {lr:v for (lr,), v in sorted(group_rows(rows, 'lr').items())}
-        counts = judged_rows.get(key, chosen['rows'])
-        cells[key] = cell_stats(counts, chance=.2) | dict(rows=counts, lr=chosen['lr'], edge=chosen['edge'], tune=by_lr)
+        found = cell_stats(judged_rows[key], chance=.2)
+        cells[key] = found | dict(rows=judged_rows[key], lr=chosen['lr'], edge=chosen['edge'], tune=by_lr)
     return cells
 
 
@@ -124,7 +124,6 @@ def draw_finetune_rates(
         ax.plot(at, np.mean(values, 1), color=color, ls=line, label=method.replace('_', ' '))
         ax.plot(at, values, 'o', ms=3, alpha=.5, color=color)
     ax.set(xscale='log', xlabel='learning rate', ylabel='held-out accuracy')
-    ax.legend()
 
 
 def draw_gains(

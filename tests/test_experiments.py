@@ -410,3 +410,77 @@ def test_gap_says():
     short, long = rows[3]['by_epoch'][6], rows[2]['by_epoch'][2]  # the length alone does not decide
     assert short['last_steps'][-1]['length'] < 0.11 and 0.04 < short['fresh'] - short['running'] < 0.05
     assert long['last_steps'][-1]['length'] > 0.37 and long['fresh'] - long['running'] < 0.01
+
+
+def test_fine_tuning_says():
+    "What the lesson on fine-tuning says of its rows: which differences hold, how large they are, and who is lost where"
+    from course_lib.core import read_results
+    from course_lib.records import claim_verdict, finetune_cells
+    from course_lib.statistics import paired
+
+    cells = finetune_cells(read_results('finetune_tune.jsonl'), read_results('finetune.jsonl'))
+
+    def ahead(one, other, new='classes'):
+        return paired(cells[one, new]['rows'], cells[other, new]['rows'])
+
+    assert not any(c['edge'] for c in cells.values())
+    assert {new: {c['seeds'] for (_, n), c in cells.items() if n == new} for new in ('classes', 'camera')} == {
+        'classes': {10},
+        'camera': {5},
+    }
+    best = {method: c['lr'] for (method, new), c in cells.items() if new == 'classes'}
+    assert best['batch'] == 0.01 and best['frozen'] == best['fresh_frozen'] == 0.003  # a third of the rate
+    for method in ('frozen', 'fresh_frozen'):
+        assert all(r['tune_accuracy'] < 0.25 for r in cells[method, 'classes']['tune'][0.03])
+    assert min(r['tune_accuracy'] for r in cells['batch', 'classes']['tune'][0.03]) > 0.65
+    assert min(r['tune_accuracy'] for r in cells['batch', 'classes']['tune'][0.1]) > 0.55
+    frozen, group, running = (ahead(m, 'batch') for m in ('frozen', 'group', 'running'))
+    assert -0.01 < frozen['mean'] < -0.005 and frozen['ahead'] == 1 and claim_verdict(frozen) == 'open'
+    assert -0.035 < group['mean'] < -0.025 and group['ahead'] == 0 and claim_verdict(group) == 'fails'
+    assert running['ahead'] == 2 and claim_verdict(running) == 'open'
+    before = ahead('group_before', 'group')
+    assert before['mean'] < 0 and claim_verdict(before) == 'open' and ahead('group_before', 'batch')['hi'] < 0
+    assert claim_verdict(ahead('fresh_frozen', 'frozen')) == 'fails'  # level: within a hundredth
+    camera = ahead('fresh_frozen', 'frozen', 'camera')
+    assert claim_verdict(camera) == 'holds' and 0.05 < camera['mean'] < 0.06 and camera['ahead'] == 5
+    seven = ahead('frozen', 'batch', 'camera')
+    assert -0.075 < seven['mean'] < -0.065 and seven['ahead'] == 0
+    assert -0.015 < ahead('fresh_frozen', 'batch', 'camera')['mean'] < -0.01
+    assert abs(ahead('batch32', 'batch')['mean'] + 0.002) < 0.0005
+    rows = cells['batch', 'classes']['rows']
+    again = paired([r | dict(accuracy=r['recalibrated']) for r in rows], rows)
+    assert claim_verdict(again) == 'fails' and abs(again['mean']) < 0.005
+
+
+def test_towards_90_says():
+    "What the lesson on the record says of its rows: parts of recipe and network, the norm's worth, which entries count"
+    from course_lib.core import read_results
+    from course_lib.records import beats
+    from course_lib.statistics import group_rows, paired, score, tuned
+
+    full = group_rows(read_results('towards90.jsonl'), 'net', 'recipe')
+    means = {key: sum(r['accuracy'] for r in rows) / len(rows) for key, rows in full.items()}
+    recipe = paired(full['published', 'cycle'], full['published', 'published'])
+    whole = paired(full['pooled', 'cycle'], full['published', 'published'])
+    assert abs(recipe['mean'] - 0.006) < 0.0005 and recipe['lo'] > 0 and recipe['ahead'] == 4
+    assert recipe['hi'] < whole['mean'] / 2 and 0.2 < recipe['mean'] / whole['mean'] < 0.27  # about a quarter
+    network = paired(full['pooled', 'cycle'], full['published', 'cycle'])
+    assert 0.019 < network['mean'] < 0.021 and network['ahead'] == 5
+    assert round(means['pooled', 'cycle'], 3) == 0.922 and round(means['late', 'cycle'], 3) == 0.928
+    assert max(r['accuracy'] for r in full['published', 'published']) < 0.9 < means['published', 'cycle']
+    counts = {key: beats([r['accuracy'] for r in rows], 0.9)[0] for key, rows in full.items()}
+    assert [net for (net, name), yes in counts.items() if name == 'cycle' and yes] == ['pooled', 'late']
+    for net in ('pooled', 'late'):
+        rows = full[net, 'cycle']
+        assert 0.0025 < sum(r['mirrored'] - r['accuracy'] for r in rows) / len(rows) < 0.004
+    small = group_rows(read_results('towards90_small.jsonl'), 'norm')
+    own = {norm: tuned(rows, by='tune_accuracy') for (norm,), rows in small.items()}
+    assert {norm: c['lr'] for norm, c in own.items()} == dict(batch=0.3, none=0.1, group=0.3)
+    assert not any(c['edge'] for norm, c in own.items() if norm != 'none')
+    assert all(r['failure'] for r in small['none',] if r['config']['lr'] == 0.3)
+    worth = paired(own['batch']['rows'], own['none']['rows'])
+    assert worth['lo'] > 0 and 0.008 < worth['mean'] < 0.01 and worth['ahead'] == 5
+    rates = {norm: dict(group_rows(rows, 'lr')) for (norm,), rows in small.items()}
+    for lr in (0.01, 0.03, 0.1):
+        at = [sum(map(score, rates[norm][lr,])) / 5 for norm in ('batch', 'none')]
+        assert abs(at[0] - at[1]) < 0.0025  # at equal rates one sees nothing of it
