@@ -8,9 +8,9 @@ __all__ = ['READ', 'WORDS', 'LIBRARIES', 'EXERCISES', 'PAGES', 'TimeUp', 'stopwa
            'in_words', 'Property', 'Exercise', 'Result', 'Report', 'try_properties', 'progress_file', 'set_aside',
            'load_progress', 'save_progress', 'record', 'layer_properties', 'is_number', 'of_key', 'numbers', 'number',
            'two_moments', 'gives_drift', 'wrong_drifts', 'right_drift', 'control_case', 'unbiased_norm',
-           'control_outputs', 'control_gradient', 'PlainRun', 'train_recipe', 'sample_images', 'collapsed_net',
-           'train_sample', 'show_bug', 'clusters', 'diverging_net', 'train_clusters', 'stripes', 'small_net',
-           'train_pairs', 'grade', 'curve_shape', 'compare_prediction', 'course_progress']
+           'control_outputs', 'control_gradient', 'wrong_chances', 'right_chance', 'PlainRun', 'train_recipe',
+           'sample_images', 'collapsed_net', 'train_sample', 'show_bug', 'clusters', 'diverging_net', 'train_clusters',
+           'stripes', 'small_net', 'train_pairs', 'grade', 'curve_shape', 'compare_prediction', 'course_progress']
 
 # %% ../nbs/library/grading.ipynb #da319204
 import contextlib, copy, ctypes, difflib, dis, functools, inspect, io, itertools, json, linecache, math, os, re, signal, statistics, sys, tempfile, textwrap
@@ -1255,6 +1255,53 @@ def control_gradient(
 
 EXERCISES |= dict(unbiased_control=Exercise('batchnorm', 'the control for detached statistics', 'unbiased_control', (
     Property('from scratch\'s outputs', control_outputs, gate=True), Property('the whole gradient', control_gradient))))
+
+# %% ../nbs/library/grading.ipynb #236e0002
+READ |= dict(moved=('fine_tuning', 'What is new'), mults=('towards_90', 'What a network costs'), mark=('towards_90', 'When does an entry count?'))
+
+def wrong_chances(
+    values,      # one accuracy a seed
+    mark:float,  # to be beaten
+):
+    "The right probability, and those that one gets by known mistakes."
+    from scipy import stats
+    t,n = stats.ttest_1samp(values, mark).statistic,len(values)
+    return stats.t.sf(t, n-1),{
+        'both sides are counted: a record has only one (alternative="greater")': 2*stats.t.sf(abs(t), n-1),
+        'this is the other side: small should be small where the runs are above the mark': stats.t.cdf(t, n-1),
+        'this is as if the standard deviation were known: with a few seeds it is Student, not the normal': stats.norm.sf(t),
+        'single runs are compared: the mean of n varies less, by the root of n': stats.t.sf(t/n**.5, n-1)}
+
+def right_chance(
+    values,      # one accuracy a seed
+    mark:float,  # to be beaten
+):
+    "A test with these runs."
+    def test(f):
+        got = f(list(values), mark)
+        if got is None: raise Miss('it returns None: is a `return` missing?')
+        if hasattr(got, 'pvalue'): raise Miss('that is all that scipy says: return its `.pvalue`')
+        try: got = float(got)
+        except (TypeError,ValueError): raise Miss(f'one number is wanted, not the type {type(got).__name__}')
+        right,known = wrong_chances(values, mark)
+        if math.isclose(got, right, rel_tol=1e-3): return
+        for why,wrong in known.items():
+            if math.isclose(got, wrong, rel_tol=1e-3): raise Miss(why)
+        raise Miss(f'{got:.4g} in place of {right:.4g}')
+    return test
+
+EXERCISES |= dict(
+    moved=numbers('pytorch_semantics', 'a frozen norm and a new camera', 'moved',
+        frozen_mean=(1., [(0., 'a frozen norm subtracts what it remembers, 0, not the mean of what comes')]),
+        frozen_std=(.4, [(1., 'it divides by what it remembers, 1: nothing makes the new values wider'), (.16, 'this is the variance'), (2.5, 'this is what it would have to be multiplied by')]),
+        fresh_mean=(0., [(1., 'measured anew, it remembers the mean 1 and subtracts it')], .001),
+        fresh_std=(1., [(.4, 'measured anew, it remembers the standard deviation .4 and divides by it'), (.16, 'it divides by the standard deviation, not by nothing')])),
+    mults=numbers('training', 'what two convolutions cost', 'mults',
+        shrinks=(8*1*9*14*14, [(8*9*28*28, 'with stride 2 it computes 14x14 outputs, not 28x28'), (8*9+8, 'these are its parameters; each is used once at every position'), (8*14*14, 'each output needs nine products')]),
+        looks=(16*1*9*28*28, [(16*9*14*14, 'the convolution comes before the pooling: it computes 28x28 outputs'), (16*9+16, 'these are its parameters; each is used once at every position'), (16*28*28, 'each output needs nine products')])),
+    mark=Exercise('small_batches', 'do these runs beat the mark', 'mark', (
+        Property('right for five runs above it', right_chance((.902, .905, .899, .904, .9025), .9)),
+        Property('right for three runs below it', right_chance((.897, .899, .8965), .9)))))
 
 # %% ../nbs/library/grading.ipynb #fc0d0107
 READ |= dict(events=('learner', 'Events'), resume=('training', 'Checkpoints'))

@@ -267,7 +267,12 @@ TWO_SUMS = '''
 def Sub(x, g):
     return (g*x).sum((2,3)), g.sum((2,3))
 '''
-RIGHT = dict(drift=DRIFT, unbiased_control=UNBIASED_CONTROL, two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, textbook_norm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
+CHANCE = '''
+def Sub(values, mark):
+    t = (np.mean(values)-mark)/(np.std(values, ddof=1)/len(values)**.5)
+    return stats.t.sf(t, len(values)-1)
+'''
+RIGHT = dict(mark=CHANCE, drift=DRIFT, unbiased_control=UNBIASED_CONTROL, two_sums=TWO_SUMS, coverage=COVERAGE, paired_interval=PAIRED, batchnorm=BATCHNORM, textbook_norm=BATCHNORM, layernorm=LAYERNORM, instancenorm=INSTANCE, groupnorm=GROUP, rmsnorm=RMS, runningbatchnorm=RUNNING,
     standardize=STANDARDIZE, batchnorm_backward=BACKWARD, init_any=INIT, rescue_start=START, lsuv=LSUV, lsuv_layer=LAYER_STEP, lsuv_row=ROW, nearest_mean=NEAREST,
     builtin_net=NET, schedule=SCHEDULE, freeze=FREEZE,
     batch_renorm=RENORM, train_by_init=RESCUE, stop_at_nan=STOP, resume=RESUME)
@@ -419,6 +424,10 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('unbiased_control', 'var(dims, ', 'var(dims, correction=0, ', 'divides by n'), ('unbiased_control', 'x-mean)', 'x-mean.detach())', 'the mean is constant'),
     ('unbiased_control', '(var+eps)', '(var.detach()+eps)', 'the variance is constant'), ('unbiased_control', '    return (x-mean)/(var+eps)', '    mean, var = mean.detach(), var.detach()\n    return (x-mean)/(var+eps)', 'mean and variance are constant'),
     ('unbiased_control', '(var+eps)', 'var', 'is `eps` added'), ('unbiased_control', 'return (x', '(x', 'is a `return` missing?'),
+    ('mark', 'stats.t.sf(t', '2*stats.t.sf(t', 'has only one'), ('mark', 'stats.t.sf(t', 'stats.t.cdf(t', 'the other side'), ('mark', 'len(values)-1)', '1e9)', 'not the normal'),
+    ('mark', '/len(values)**.5', '', 'by the root of n'), ('mark', 'return stats', 'stats', 'is a `return` missing?'), ('mark', 'return stats', 'return 3*stats', 'in place of'),
+    ('mark', 'return stats.t.sf(t, len(values)-1)', "return stats.ttest_1samp(values, mark, alternative='greater')", 'return its `.pvalue`'),
+    ('mark', 'return stats.t.sf(t, len(values)-1)', 'return [t]', 'not the type list'),
     ('drift', '.abs()', '', 'up and down cancel'), ('drift', '/before.std(dims)', '/after.std(dims)', 'not the new one'),
     ('drift', '/before.std(dims)', '', 'in units of the standard deviation'), ('drift', '(moved/before.std(dims)).mean()', 'moved.mean()/before.std(dims).mean()', 'divide channel by channel'),
     ('drift', 'before.std(dims)', 'before.var(dims)', 'divided by the variance'), ('drift', '(moved/before.std(dims)).mean()', 'moved/before.std(dims)', 'take the mean over the channels'),

@@ -20,6 +20,8 @@ TINY = [
     ('batch_size', 'SWEEP', dict(ghost=32, batch_size=128, n_train=512), 1),
     ('collapse', 'SWEEP', dict(lr=0.4, epochs=4, rescue_at=1, batch_size=64, n_train=640), 1),
     ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
+    ('finetune', 'TUNE', dict(n_train=16, epochs=1, n_old=256, n_tune=50), 3),
+    ('towards90', 'SMALL', dict(n_train=256), 1),
 ]
 
 
@@ -51,7 +53,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
 
 
-@pytest.mark.parametrize('name,attr', [o[:2] for o in TINY])
+@pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), ('towards90', 'FULL')])
 def test_rows_belong_to_the_grid(name, attr):
     sweep = getattr(load(name), attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
@@ -77,19 +79,91 @@ def test_final_follows_from_tune(tmp_path):
 
 
 def test_five_paired_seeds():
-    "Every cell of every grid has the same rates and the same five seeds (two, to tune the detached ones)"
+    "Every cell of every grid has the same rates and the same seeds: five, and two or more where another part judges"
     for name, attr, *_ in TINY:
         cells = {}
-        for c in getattr(load(name), attr).configs:
+        configs = getattr(load(name), attr).configs
+        seeds = {c.seed for c in configs}
+        assert len(seeds) >= (2 if attr == 'TUNE' else 5), name
+        for c in configs:
             fields = dataclasses.asdict(c)
             cells.setdefault(json.dumps({k: v for k, v in fields.items() if k not in ('seed', 'lr')}), []).append(
                 (c.lr, c.seed)
             )
-        n = 2 if attr == 'TUNE' else 5
         assert all(
-            {s for _, s in v} == set(range(n)) and len(v) == len(set(v)) == n * len({lr for lr, _ in v})
+            {s for _, s in v} == seeds and len(v) == len(set(v)) == len(seeds) * len({lr for lr, _ in v})
             for v in cells.values()
         ), name
+
+
+def test_fine_tuning_is_judged_by_other_seeds():
+    "At the rate that is best on held-out images, and its committed rows are complete"
+    F = load('finetune')
+    final = F.final()
+    assert {c.seed for c in final.configs}.isdisjoint(F.TUNE_SEEDS) and len(final.configs) == 7 * 10 + 3 * 5
+    assert not final.pending() and not F.TUNE.pending()
+
+
+def test_norms_are_prepared():
+    "What each method makes of a trained network: who is frozen, whose statistics are those of the new images"
+    F = load('finetune')
+    c = F.FineTune('frozen', 'camera', 0.01, 0, n_train=64)
+    images = F.new_images(c)['train']
+    plain = F.new_images(dataclasses.replace(c, new='classes'))['train']
+    x, y = F.take_batch(images, torch.arange(64))
+    torch.testing.assert_close(x, 0.4 * F.take_batch(plain, torch.arange(64))[0] + 1, rtol=1e-4, atol=1e-4)
+    assert torch.equal(y, plain.y) and set(y.tolist()) == set(range(5))
+    assert not torch.equal(plain.x, F.new_images(dataclasses.replace(c, new='classes', seed=1))['train'].x)
+    torch.manual_seed(0)
+    net = F.resnet('batch')
+    old = net[0][1].running_mean.clone()
+    z = net[0][0](x)
+    for method in F.METHODS:
+        made = F.prepared(net, method, images)
+        made(x)
+        made.train()(x)
+        norm = made[0][1]
+        assert isinstance(norm, torch.nn.GroupNorm) == (method == 'group')
+        if method not in ('group', 'running'):  # running batch norm, new, has forgotten all else by then
+            kept = torch.equal(norm.running_mean, old)
+            fresh = torch.allclose(norm.running_mean, z.mean((0, 2, 3)), 1e-3)
+            assert (kept, fresh) == (method == 'frozen', method == 'fresh_frozen'), method
+        assert torch.equal(net[0][1].running_mean, old)
+
+
+def test_recipes():
+    "What the two by two exchanges: start of the last layer, weight decay, momentum, and which rate when"
+    T = load('towards90')
+    for net in ('published', 'pooled', 'late'):
+        for recipe in ('published', 'cycle'):
+            made = T.model(T.Towards90(net, recipe, 0.1, 0))
+            last = [m for m in made.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))][-1]
+            assert (last.weight.abs().sum() == 0) == (recipe == 'cycle')
+            groups = T.sgd(made.parameters(), 0.1, recipe == 'published').param_groups
+            decays = {p.ndim > 1: g['weight_decay'] for g in groups for p in g['params']}
+            assert decays == ({True: 0, False: 0} if recipe == 'published' else {True: 5e-4, False: 0})
+            assert {g['nesterov'] for g in groups} == {recipe == 'cycle'}
+    x = torch.randn(4, 1, 28, 28)
+    made = T.model(T.Towards90('pooled', 'published', 0.1, 0)).eval()
+    torch.testing.assert_close(T.both_ways(made, x), T.both_ways(made, x.flip(3)))
+    rates = {}
+    for recipe in ('published', 'cycle'):
+        c = T.Towards90('published', recipe, 0.1, 0, n_train=64)
+        seen = []
+
+        class Spy(T.RecorderCB):
+            def after_step(self, learn):
+                super().after_step(learn)
+                seen.append(learn.opt.param_groups[0]['lr'])
+
+        recorder, T.RecorderCB = T.RecorderCB, Spy
+        try:
+            T.fit(c, T.model(c), T.loaders(c)[0])
+        finally:
+            T.RecorderCB = recorder
+        rates[recipe] = seen
+    assert rates['published'] == [0.1] * 3 + [0.025] * 2
+    assert len(rates['cycle']) == 5 and rates['cycle'][0] < 0.01 and max(rates['cycle']) > 0.05 > rates['cycle'][-1]
 
 
 def test_detached_differs_in_the_gradient_alone():
@@ -379,3 +453,77 @@ def test_gap_says():
     short, long = rows[3]['by_epoch'][6], rows[2]['by_epoch'][2]  # the length alone does not decide
     assert short['last_steps'][-1]['length'] < 0.11 and 0.04 < short['fresh'] - short['running'] < 0.05
     assert long['last_steps'][-1]['length'] > 0.37 and long['fresh'] - long['running'] < 0.01
+
+
+def test_fine_tuning_says():
+    "What the lesson on fine-tuning says of its rows: which differences hold, how large they are, and who is lost where"
+    from course_lib.core import read_results
+    from course_lib.records import claim_verdict, finetune_cells
+    from course_lib.statistics import paired
+
+    cells = finetune_cells(read_results('finetune_tune.jsonl'), read_results('finetune.jsonl'))
+
+    def ahead(one, other, new='classes'):
+        return paired(cells[one, new]['rows'], cells[other, new]['rows'])
+
+    assert not any(c['edge'] for c in cells.values())
+    assert {new: {c['seeds'] for (_, n), c in cells.items() if n == new} for new in ('classes', 'camera')} == {
+        'classes': {10},
+        'camera': {5},
+    }
+    best = {method: c['lr'] for (method, new), c in cells.items() if new == 'classes'}
+    assert best['batch'] == 0.01 and best['frozen'] == best['fresh_frozen'] == 0.003  # a third of the rate
+    for method in ('frozen', 'fresh_frozen'):
+        assert all(r['tune_accuracy'] < 0.25 for r in cells[method, 'classes']['tune'][0.03])
+    assert min(r['tune_accuracy'] for r in cells['batch', 'classes']['tune'][0.03]) > 0.65
+    assert min(r['tune_accuracy'] for r in cells['batch', 'classes']['tune'][0.1]) > 0.55
+    frozen, group, running = (ahead(m, 'batch') for m in ('frozen', 'group', 'running'))
+    assert -0.01 < frozen['mean'] < -0.005 and frozen['ahead'] == 1 and claim_verdict(frozen) == 'open'
+    assert -0.035 < group['mean'] < -0.025 and group['ahead'] == 0 and claim_verdict(group) == 'fails'
+    assert running['ahead'] == 2 and claim_verdict(running) == 'open'
+    before = ahead('group_before', 'group')
+    assert before['mean'] < 0 and claim_verdict(before) == 'open' and ahead('group_before', 'batch')['hi'] < 0
+    assert claim_verdict(ahead('fresh_frozen', 'frozen')) == 'fails'  # level: within a hundredth
+    camera = ahead('fresh_frozen', 'frozen', 'camera')
+    assert claim_verdict(camera) == 'holds' and 0.05 < camera['mean'] < 0.06 and camera['ahead'] == 5
+    seven = ahead('frozen', 'batch', 'camera')
+    assert -0.075 < seven['mean'] < -0.065 and seven['ahead'] == 0
+    assert -0.015 < ahead('fresh_frozen', 'batch', 'camera')['mean'] < -0.01
+    assert abs(ahead('batch32', 'batch')['mean'] + 0.002) < 0.0005
+    rows = cells['batch', 'classes']['rows']
+    again = paired([r | dict(accuracy=r['recalibrated']) for r in rows], rows)
+    assert claim_verdict(again) == 'fails' and abs(again['mean']) < 0.005
+
+
+def test_towards_90_says():
+    "What the lesson on the record says of its rows: parts of recipe and network, the norm's worth, which entries count"
+    from course_lib.core import read_results
+    from course_lib.records import beats
+    from course_lib.statistics import group_rows, paired, score, tuned
+
+    full = group_rows(read_results('towards90.jsonl'), 'net', 'recipe')
+    means = {key: sum(r['accuracy'] for r in rows) / len(rows) for key, rows in full.items()}
+    recipe = paired(full['published', 'cycle'], full['published', 'published'])
+    whole = paired(full['pooled', 'cycle'], full['published', 'published'])
+    assert abs(recipe['mean'] - 0.006) < 0.0005 and recipe['lo'] > 0 and recipe['ahead'] == 4
+    assert recipe['hi'] < whole['mean'] / 2 and 0.2 < recipe['mean'] / whole['mean'] < 0.27  # about a quarter
+    network = paired(full['pooled', 'cycle'], full['published', 'cycle'])
+    assert 0.019 < network['mean'] < 0.021 and network['ahead'] == 5
+    assert round(means['pooled', 'cycle'], 3) == 0.922 and round(means['late', 'cycle'], 3) == 0.928
+    assert max(r['accuracy'] for r in full['published', 'published']) < 0.9 < means['published', 'cycle']
+    counts = {key: beats([r['accuracy'] for r in rows], 0.9)[0] for key, rows in full.items()}
+    assert [net for (net, name), yes in counts.items() if name == 'cycle' and yes] == ['pooled', 'late']
+    for net in ('pooled', 'late'):
+        rows = full[net, 'cycle']
+        assert 0.0025 < sum(r['mirrored'] - r['accuracy'] for r in rows) / len(rows) < 0.004
+    small = group_rows(read_results('towards90_small.jsonl'), 'norm')
+    own = {norm: tuned(rows, by='tune_accuracy') for (norm,), rows in small.items()}
+    assert {norm: c['lr'] for norm, c in own.items()} == dict(batch=0.3, none=0.1, group=0.3)
+    assert not any(c['edge'] for norm, c in own.items() if norm != 'none')
+    assert all(r['failure'] for r in small['none',] if r['config']['lr'] == 0.3)
+    worth = paired(own['batch']['rows'], own['none']['rows'])
+    assert worth['lo'] > 0 and 0.008 < worth['mean'] < 0.01 and worth['ahead'] == 5
+    rates = {norm: dict(group_rows(rows, 'lr')) for (norm,), rows in small.items()}
+    for lr in (0.01, 0.03, 0.1):
+        at = [sum(map(score, rates[norm][lr,])) / 5 for norm in ('batch', 'none')]
+        assert abs(at[0] - at[1]) < 0.0025  # at equal rates one sees nothing of it
