@@ -15,7 +15,7 @@ Fixed: the network `narrow` (27,000 parameters; maps of 14, 7, 4, 2 and 1 pixels
 Five new seeds (5 to 9), paired: weights and order are equal. Judged on images that took no part in tuning: the last
     four fifths of the test images (of Fashion-MNIST, the first fifth took part).
 
-All differences are means over seeds with 95 % t intervals, of cells at their own best rates, on each data set by itself.
+Differences are means over seeds with 95 % t intervals, of cells at their own best rates, on each data set by itself.
 1. "Without that layer batch norm is level at 2": other - batch for the four other norms and none. Holds, if all five
     intervals end below .02; fails, if one begins above .02; else open.
 2. "Batch norm is behind at 1": the same five at 1. Holds, if all begin above 0; fails, if one ends below 0; else open.
@@ -32,8 +32,8 @@ All differences are means over seeds with 95 % t intervals, of cells at their ow
     1 at 8. Holds, if all six begin above 0; fails, if one ends below 0; else open.
 These are 60 differences in all, not corrected for their number. Failed runs count as .1.
 
-About 20 s a stack of five on an idle core: 460 runs in `final` and 250 in `eps`, half an hour. Left out: other networks
-    (experiments/one_pixel.py has the published one), more images (experiments/residual.py), rates tuned for `final` anew.
+About 20 s a stack of five on an idle core: 460 runs in `final` and 250 in `eps`, half an hour. Left out: other
+    networks (experiments/one_pixel.py has the published one), more images (experiments/residual.py), momentum.
 """
 
 from dataclasses import dataclass, replace

@@ -12,6 +12,8 @@ FOLDER = Path(__file__).parents[1] / 'experiments'
 TINY = [
     ('detached', 'TUNE', dict(dataset='fashion_mnist', n_train=256, epochs=1, batch_size=64), 1),
     ('one_pixel', 'SWEEP', dict(dataset='fashion_mnist', samples=20), 3),
+    ('small_batch', 'final', dict(samples=20), 3),
+    ('small_batch', 'EPS_SWEEP', dict(eps=1.0, samples=20), 3),
     ('residual', 'TUNE', dict(samples=20), 2),
     ('why_batchnorm', 'SWEEP', dict(noise=1.0, n_train=384, every=4), 1),
     ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
@@ -31,13 +33,19 @@ def load(name):
     return module
 
 
+def sweep_of(name, attr):
+    "A sweep, or what makes it from the rows of tuning"
+    found = getattr(load(name), attr)
+    return found() if callable(found) else found
+
+
 def tiny(sweep, changes, n):
     return [dataclasses.replace(c, **changes) for c in sweep.configs[:n]]
 
 
 @pytest.mark.parametrize('name,attr,changes,n', TINY, ids=[f'{o[0]}-{o[1].lower()}' for o in TINY])
 def test_tiny(name, attr, changes, n, tmp_path):
-    sweep = getattr(load(name), attr)
+    sweep = sweep_of(name, attr)
     configs = tiny(sweep, changes, n)
     if n > 1:
         assert len({sweep.same(c) for c in configs}) == 1
@@ -53,7 +61,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
 
 @pytest.mark.parametrize('name,attr', [o[:2] for o in TINY])
 def test_rows_belong_to_the_grid(name, attr):
-    sweep = getattr(load(name), attr)
+    sweep = sweep_of(name, attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
 
 
@@ -80,14 +88,15 @@ def test_five_paired_seeds():
     "Every cell of every grid has the same rates and the same five seeds (two, to tune the detached ones)"
     for name, attr, *_ in TINY:
         cells = {}
-        for c in getattr(load(name), attr).configs:
+        for c in sweep_of(name, attr).configs:
             fields = dataclasses.asdict(c)
             cells.setdefault(json.dumps({k: v for k, v in fields.items() if k not in ('seed', 'lr')}), []).append(
                 (c.lr, c.seed)
             )
         n = 2 if attr == 'TUNE' else 5
+        first = 5 if name == 'small_batch' else 0  # its rates were tuned with the first five
         assert all(
-            {s for _, s in v} == set(range(n)) and len(v) == len(set(v)) == n * len({lr for lr, _ in v})
+            {s for _, s in v} == set(range(first, first + n)) and len(v) == len(set(v)) == n * len({lr for lr, _ in v})
             for v in cells.values()
         ), name
 
@@ -123,6 +132,31 @@ def test_weight_standardization():
     w = layer.weight.flatten(1)
     w = (w - w.mean(1, keepdim=True)) / w.std(1, correction=0, keepdim=True)
     torch.testing.assert_close(layer(x), torch.nn.functional.conv2d(x, w.view_as(layer.weight)), rtol=1e-3, atol=1e-3)
+
+
+def test_small_batch_is_judged_on_other_images(monkeypatch):
+    "The last four fifths of the test images; those that choose a rate are training images"
+    S = load('small_batch')
+    seen = {}
+    monkeypatch.setattr(S, 'judged', lambda trainer, losses, sets: [seen.update(sets) or {}])
+    S.train([dataclasses.replace(S.EPS_SWEEP.configs[0], samples=4)])
+    sets = S.image_sets('fashion_mnist')
+    rest = sets['test'].part(slice(len(sets['test'].y) // 5, None))
+    assert torch.equal(seen['test'].x, rest.x) and torch.equal(seen['test'].y, rest.y)
+    assert torch.equal(seen['tune'].x, sets['tune'].x[:2000]) and 'train' not in seen
+
+
+def test_small_batch_models():
+    "eps belongs to the last norm alone; all norms begin with the same convolutions; rates follow from the rows"
+    S = load('small_batch')
+    config = S.SmallBatch('mnist', 'batch', True, 2, 0.1, 5, eps=10.0)
+    nets = [S.model(config), S.model(dataclasses.replace(config, norm='none', norm_1x1=False, eps=1e-5))]
+    assert [m.eps for m in nets[0].modules() if isinstance(m, torch.nn.BatchNorm2d)] == [1e-5] * 4 + [10.0]
+    weights = [[m.weight for m in net.modules() if isinstance(m, torch.nn.Conv2d)] for net in nets]
+    assert len(weights[0]) == 6 and all(torch.equal(a, b) for a, b in zip(*weights))
+    rates = S.best_rates('mnist')
+    own = [c for c in S.final().configs if c.dataset == 'mnist' and c.lr != S.HIGH.get(c.batch_size)]
+    assert {c.lr == rates[c.norm, c.norm_1x1, c.batch_size] for c in own} == {True} and len(own) == 34 * 5
 
 
 def test_noise():
