@@ -440,6 +440,8 @@ def test_small_batch_says():
     for d in data:
         means = [fmean(map(score, own[d, n, False, 2])) for n in ('batch', *rest)]
         assert max(means) - min(means) < 0.03
+    at_1 = minus(own, rest, ['batch'], 1)
+    assert len(at_1) == 5 and all(d['lo'] > 0 and 0.025 < d['mean'] < 0.04 for d in at_1.values())
     at_64 = minus(own, ('batch', 'running'), ('none', 'group', 'layer', 'instance'), 64)
     assert len(at_64) == 16 and all(d['lo'] > 0 for d in at_64.values())
     assert 0.019 < min(d['mean'] for d in at_64.values()) and max(d['mean'] for d in at_64.values()) < 0.09
