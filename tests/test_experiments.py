@@ -156,7 +156,7 @@ def test_small_batch_models():
     assert len(weights[0]) == 6 and all(torch.equal(a, b) for a, b in zip(*weights))
     rates = S.best_rates('mnist')
     own = [c for c in S.final().configs if c.dataset == 'mnist' and c.lr != S.HIGH.get(c.batch_size)]
-    assert {c.lr == rates[c.norm, c.norm_1x1, c.batch_size] for c in own} == {True} and len(own) == 16 * 5
+    assert {c.lr == rates[c.norm, c.norm_1x1, c.batch_size] for c in own} == {True} and len(own) == 28 * 5
 
 
 def test_noise():
@@ -441,7 +441,7 @@ def test_small_batch_says():
         means = [fmean(map(score, own[d, n, False, 2])) for n in ('batch', *rest)]
         assert max(means) - min(means) < 0.03
     at_1 = minus(own, rest, ['batch'], 1)
-    assert len(at_1) == 5 and all(d['lo'] > 0 and 0.025 < d['mean'] < 0.04 for d in at_1.values())
+    assert len(at_1) == 10 and all(d['lo'] > 0 and 0.019 < d['mean'] < 0.04 for d in at_1.values())
     at_64 = minus(own, ('batch', 'running'), ('none', 'group', 'layer', 'instance'), 64)
     assert len(at_64) == 16 and all(d['lo'] > 0 for d in at_64.values())
     assert 0.019 < min(d['mean'] for d in at_64.values()) and max(d['mean'] for d in at_64.values()) < 0.09
@@ -460,7 +460,7 @@ def test_small_batch_says():
         if size in (2, 8) and not flag:
             lost[norm] += sum(score(r) < 0.2 for r in runs)
     assert lost['batch'] == lost['running'] == 0 and all(lost[n] > 0 for n in ('group', 'layer', 'instance', 'none'))
-    assert lost['none'] > 15 / 2
+    assert lost['none'] > 20 / 2
 
     norms = ('batch', 'running', 'group', 'layer')
     scores = {n: [score(r) for r in group_rows(published['mnist', n, True], 'lr')[0.4,]] for n in norms}
