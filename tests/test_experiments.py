@@ -12,6 +12,8 @@ FOLDER = Path(__file__).parents[1] / 'experiments'
 TINY = [
     ('detached', 'TUNE', dict(dataset='fashion_mnist', n_train=256, epochs=1, batch_size=64), 1),
     ('one_pixel', 'SWEEP', dict(dataset='fashion_mnist', samples=20), 3),
+    ('small_batch', 'final', dict(samples=20), 3),
+    ('small_batch', 'EPS_SWEEP', dict(eps=1.0, samples=20), 3),
     ('residual', 'TUNE', dict(samples=20), 2),
     ('why_batchnorm', 'SWEEP', dict(noise=1.0, n_train=384, every=4), 1),
     ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
@@ -33,13 +35,19 @@ def load(name):
     return module
 
 
+def sweep_of(name, attr):
+    "A sweep, or what makes it from the rows of tuning"
+    found = getattr(load(name), attr)
+    return found() if callable(found) else found
+
+
 def tiny(sweep, changes, n):
     return [dataclasses.replace(c, **changes) for c in sweep.configs[:n]]
 
 
 @pytest.mark.parametrize('name,attr,changes,n', TINY, ids=[f'{o[0]}-{o[1].lower()}' for o in TINY])
 def test_tiny(name, attr, changes, n, tmp_path):
-    sweep = getattr(load(name), attr)
+    sweep = sweep_of(name, attr)
     configs = tiny(sweep, changes, n)
     if n > 1:
         assert len({sweep.same(c) for c in configs}) == 1
@@ -55,7 +63,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
 
 @pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), ('towards90', 'FULL')])
 def test_rows_belong_to_the_grid(name, attr):
-    sweep = getattr(load(name), attr)
+    sweep = sweep_of(name, attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
 
 
@@ -82,7 +90,7 @@ def test_five_paired_seeds():
     "Every cell of every grid has the same rates and the same seeds: five, and two or more where another part judges"
     for name, attr, *_ in TINY:
         cells = {}
-        configs = getattr(load(name), attr).configs
+        configs = sweep_of(name, attr).configs
         seeds = {c.seed for c in configs}
         assert len(seeds) >= (2 if attr == 'TUNE' else 5), name
         for c in configs:
@@ -198,6 +206,31 @@ def test_weight_standardization():
     w = layer.weight.flatten(1)
     w = (w - w.mean(1, keepdim=True)) / w.std(1, correction=0, keepdim=True)
     torch.testing.assert_close(layer(x), torch.nn.functional.conv2d(x, w.view_as(layer.weight)), rtol=1e-3, atol=1e-3)
+
+
+def test_small_batch_is_judged_on_other_images(monkeypatch):
+    "The last four fifths of the test images; those that choose a rate are training images"
+    S = load('small_batch')
+    seen = {}
+    monkeypatch.setattr(S, 'judged', lambda trainer, losses, sets: [seen.update(sets) or {}])
+    S.train([dataclasses.replace(S.EPS_SWEEP.configs[0], samples=4)])
+    sets = S.image_sets('fashion_mnist')
+    rest = sets['test'].part(slice(len(sets['test'].y) // 5, None))
+    assert torch.equal(seen['test'].x, rest.x) and torch.equal(seen['test'].y, rest.y)
+    assert torch.equal(seen['tune'].x, sets['tune'].x[:2000]) and 'train' not in seen
+
+
+def test_small_batch_models():
+    "eps belongs to the last norm alone; all norms begin with the same convolutions; rates follow from the rows"
+    S = load('small_batch')
+    config = S.SmallBatch('mnist', 'batch', True, 2, 0.1, 5, eps=10.0)
+    nets = [S.model(config), S.model(dataclasses.replace(config, norm='none', norm_1x1=False, eps=1e-5))]
+    assert [m.eps for m in nets[0].modules() if isinstance(m, torch.nn.BatchNorm2d)] == [1e-5] * 4 + [10.0]
+    weights = [[m.weight for m in net.modules() if isinstance(m, torch.nn.Conv2d)] for net in nets]
+    assert len(weights[0]) == 6 and all(torch.equal(a, b) for a, b in zip(*weights))
+    rates = S.best_rates('mnist')
+    own = [c for c in S.final().configs if c.dataset == 'mnist' and c.lr != S.HIGH.get(c.batch_size)]
+    assert {c.lr == rates[c.norm, c.norm_1x1, c.batch_size] for c in own} == {True} and len(own) == 28 * 5
 
 
 def test_noise():
@@ -527,3 +560,104 @@ def test_towards_90_says():
     for lr in (0.01, 0.03, 0.1):
         at = [sum(map(score, rates[norm][lr,])) / 5 for norm in ('batch', 'none')]
         assert abs(at[0] - at[1]) < 0.0025  # at equal rates one sees nothing of it
+
+
+def test_small_batch_says():
+    "What the lesson says of its rows: one layer, eps, the norms at 1, 2 and 64, high rates, the published setting"
+    from statistics import fmean
+
+    from course_lib.core import read_results
+    from course_lib.statistics import group_rows, paired, score, tuned
+
+    own, high = {}, {}
+    rows = read_results('small_batch.jsonl')
+    for cell, runs in group_rows(rows, 'dataset', 'norm', 'norm_1x1', 'batch_size').items():
+        by_rate = group_rows(runs, 'lr')
+        own[cell], high[cell] = by_rate[min(by_rate)], by_rate[max(by_rate)]
+    published = group_rows(read_results('one_pixel.jsonl'), 'dataset', 'norm', 'norm_1x1')
+    best = {cell: tuned(runs, by='tune_accuracy') for cell, runs in published.items()}
+    data = ('fashion_mnist', 'mnist')
+
+    def gain(cells, *more):
+        return {
+            (d, n): paired(cells[d, n, False, *more], cells[d, n, True, *more])
+            for d in data
+            for n in ('batch', 'running', 'group', 'layer')
+        }
+
+    costs = dict(small=gain(own, 2), published=gain({cell: best[cell]['rows'] for cell in best}))
+    for found in costs.values():
+        assert all(d['mean'] >= 0.2 and d['lo'] > 0.1 for (_, n), d in found.items() if n == 'batch')
+        assert all(abs(d['mean']) <= 0.05 for (_, n), d in found.items() if n != 'batch')
+    batch = [d['mean'] for found in costs.values() for (_, n), d in found.items() if n == 'batch']
+    assert 0.255 < min(batch) < 0.265 and 0.495 < max(batch) < 0.505  # .26 to .50
+    small = [d['mean'] for found in costs.values() for (_, n), d in found.items() if n in ('group', 'layer')]
+    assert all(abs(mean) < 0.005 for mean in small)
+    assert all(0.025 < costs['small'][d, 'running']['mean'] < 0.04 for d in data)  # three points
+    lrs = sorted({r['config']['lr'] for r in published['mnist', 'batch', True]})
+    assert all(best[d, 'batch', True]['lr'] == lrs[0] for d in data) and len(lrs) == 5
+    train = [fmean(r['train_loss'] for r in own['fashion_mnist', 'batch', flag, 2]) for flag in (True, False)]
+    assert 1.9 < train[0] < 2.05 and 0.5 < train[1] < 0.6
+    for d in data:  # statistics measured after training, in the rows of tuning
+        tuning = [r for r in read_results(f'small_batch_{d}.jsonl') if r['config']['norm'] == 'batch']
+        for (flag, size), runs in group_rows(tuning, 'norm_1x1', 'batch_size').items():
+            at = [r for r in tuned(runs)['rows'] if not r['failure']]
+            changed = [abs(fmean(r['recalibrated'] - r['accuracy'] for r in at))] if at and size <= 64 else []
+            assert all(c < (0.02 if flag and size == 2 else 0.005) for c in changed)
+
+    groups = group_rows(read_results('small_batch_eps.jsonl'), 'dataset', 'eps')
+    eps = {cell: tuned(runs, by='tune_accuracy') for cell, runs in groups.items()}
+    for d in data:
+        half = costs['small'][d, 'batch']['mean'] / 2
+        assert all(paired(eps[d, e]['rows'], eps[d, 1e-5]['rows'])['lo'] > half for e in (0.1, 1.0, 10.0))
+        without = fmean(map(score, own[d, 'batch', False, 2]))
+        assert without > max(eps[d, e]['mean'] for e in (0.1, 1.0, 10.0))  # most of the loss, not all
+        assert eps[d, 1e-5]['mean'] < 0.5 < 0.55 < eps[d, 1e-3]['mean'] < 0.7
+    assert {cell for cell, c in eps.items() if c['edge']} == {('fashion_mnist', 10.0)}
+
+    def minus(cells, norms, others, size):
+        found = {}
+        for d, norm, other in ((d, n, o) for d in data for n in norms for o in others):
+            if (d, norm, False, size) in cells:
+                found[d, norm, other] = paired(cells[d, norm, False, size], cells[d, other, False, size])
+        return found
+
+    rest = ('none', 'running', 'group', 'layer', 'instance')
+    at_2 = minus(own, rest, ['batch'], 2)
+    assert {cell for cell, d in at_2.items() if d['hi'] >= 0.02} == {('mnist', 'running', 'batch')}
+    assert 0.0215 < at_2['mnist', 'running', 'batch']['hi'] < 0.0225 and at_2['mnist', 'running', 'batch']['lo'] < 0.02
+    assert all(d['mean'] < 0.0005 for (_, n, _), d in at_2.items() if n in ('none', 'group', 'layer'))
+    for d in data:
+        means = [fmean(map(score, own[d, n, False, 2])) for n in ('batch', *rest)]
+        assert max(means) - min(means) < 0.03
+    at_1 = minus(own, rest, ['batch'], 1)
+    assert len(at_1) == 10 and all(d['lo'] > 0 and 0.019 < d['mean'] < 0.04 for d in at_1.values())
+    at_64 = minus(own, ('batch', 'running'), ('none', 'group', 'layer', 'instance'), 64)
+    assert len(at_64) == 16 and all(d['lo'] > 0 for d in at_64.values())
+    assert 0.019 < min(d['mean'] for d in at_64.values()) and max(d['mean'] for d in at_64.values()) < 0.09
+    behind = {
+        n: paired(best['fashion_mnist', n, False]['rows'], best['fashion_mnist', 'batch', False]['rows'])
+        for n in ('group', 'running')
+    }
+    assert [round(behind['group'][k], 3) for k in ('lo', 'hi')] == [0.015, 0.031]
+    assert [round(behind['running'][k], 3) for k in ('lo', 'hi')] == [0.020, 0.032]
+
+    gaps = [d for size in (2, 8) for d in minus(high, ['batch'], ['none', 'group', 'layer'], size).values()]
+    assert any(d['lo'] <= 0 for d in gaps) and not any(d['hi'] < 0 for d in gaps)  # open
+    assert minus(high, ['group'], ['batch'], 2)['fashion_mnist', 'group', 'batch']['ahead'] == 4
+    lost = dict.fromkeys(('batch', *rest), 0)
+    for (_, norm, flag, size), runs in high.items():
+        if size in (2, 8) and not flag:
+            lost[norm] += sum(score(r) < 0.2 for r in runs)
+    assert lost['batch'] == lost['running'] == 0 and all(lost[n] > 0 for n in ('group', 'layer', 'instance', 'none'))
+    assert lost['none'] > 20 / 2
+
+    norms = ('batch', 'running', 'group', 'layer')
+    scores = {n: [score(r) for r in group_rows(published['mnist', n, True], 'lr')[0.4,]] for n in norms}
+    assert min(scores['running']) > 0.7 and all(min(scores[n]) < 0.2 for n in ('batch', 'group', 'layer'))
+    level = [best['mnist', n, True]['mean'] for n in ('running', 'group', 'layer')]
+    assert max(level) - min(level) < 0.005 and max(level) - best['mnist', 'none', False]['mean'] > 0.03
+    assert max(level) - best['mnist', 'none', False]['mean'] < 0.035 and best['mnist', 'batch', True]['mean'] < 0.55
+    rows = read_results('one_epoch.jsonl')
+    epoch = {k: fmean(map(score, v)) for k, v in group_rows(rows, 'model', 'norm', 'lr').items()}
+    assert round(epoch['resnet', 'batch', 1.0], 4) == 0.9825 and round(epoch['five', 'batch', 1.0], 4) == 0.9813
