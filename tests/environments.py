@@ -280,6 +280,8 @@ def main():
         print(f'there is no Python {PYTHON[a.kind]} here: {a.kind} is tried on Python {sys.version.split()[0]}')
         python = sys.executable
     paths = [p.resolve() for p in a.notebooks] or [p.path for p in L.pages_of()]
+    if missing := [str(p) for p in a.notebooks if not p.is_file()]:
+        ap.error(f"no notebook {', '.join(missing)}; expected a path such as nbs/06_layernorm.ipynb")
     with tempfile.TemporaryDirectory() as tmp:
         env, bad = Environment(a.folder or Path(tmp) / 'venv', python), []
         start = time.time()
