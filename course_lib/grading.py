@@ -196,7 +196,7 @@ READ = dict(
     batch_mean=('datasets', 'What the network should see'), units=('init_in_practice', 'Plateau or death?'), collapse=('init_in_practice', 'Plateau or death?'),
     loss=('init_in_practice', 'What should the first loss be?'),
     image=('layernorm', 'Four layers of one name'), few=('small_batch', 'What few values say'),
-    tiny=('famous_results', '"Batch norm fails at batch size 2"'), gap=('train_eval_gap', 'The wrong momentum'), measure=('train_eval_gap', 'One measurement'),
+    tiny=('small_batch', 'What few values say'), gap=('train_eval_gap', 'The wrong momentum'), measure=('train_eval_gap', 'One measurement'),
     places=('flags', 'Three places for a tensor'), two_flags=('flags', 'Two flags'),
     interval=('seeds', 'A mean, and how far to trust it'), pairs=('seeds', 'Pairs'), verdict=('seeds', 'Verdicts'),
     many_seeds=('seeds', 'How many seeds?'),
