@@ -341,12 +341,12 @@ def test_famous_results_says():
     runs = ('mnist', 50_000), ('mnist', 6000), ('fashion_mnist', 6000)
 
     def lost(run, place, one, norm='batch_detached', than='batch'):
-        return paired(rows[*run, place, one, than], rows[*run, place, one, norm])
+        return paired(rows[(*run, place, one, than)], rows[(*run, place, one, norm)])
 
     published = lost(runs[0], 'behind', True)
     assert [round(published[k], 3) for k in ('mean', 'lo', 'hi')] == [0.016, 0.004, 0.028]
     norms = 'batch', 'batch_detached', 'layer'
-    means = {norm: cell_stats(rows[*runs[0], 'behind', True, norm])['mean'] for norm in norms}
+    means = {norm: cell_stats(rows[(*runs[0], 'behind', True, norm)])['mean'] for norm in norms}
     assert {k: round(v, 3) for k, v in means.items()} == dict(batch=0.982, batch_detached=0.966, layer=0.978)
     for run, place in zip(runs, ('behind', 'before', 'before')):  # the control is level, so it is the gradient
         level = lost(run, place, True, 'batch_unbiased')
@@ -356,7 +356,7 @@ def test_famous_results_says():
     for run, most in zip(runs, worst):  # either taken away: at least half is gone
         assert max(lost(run, 'behind', True)['mean'], lost(run, 'before', False)['mean']) < most / 2
         assert lost(run, 'behind', False)['mean'] < 0.015
-    ends = [r['accuracy'] for r in rows[*runs[0], 'before', True, 'batch_detached']]
+    ends = [r['accuracy'] for r in rows[(*runs[0], 'before', True, 'batch_detached')]]
     assert 0.13 < min(ends) < 0.145 and 0.92 < max(ends) < 0.93
     half_a_point = lost(runs[0], 'behind', True, 'layer')
     assert round(half_a_point['lo'], 3) == 0.002 and round(half_a_point['hi'], 3) == 0.007
@@ -369,7 +369,8 @@ def test_famous_results_says():
     assert means['batch']['lo'] > 0.9877 and round(means['batch']['mean'], 3) == 0.989
     assert round(means['batch_detached']['mean'], 3) == 0.988
     for run in runs:  # batch norm bears a rate of 1, layer norm of 0.3
-        cells = {(norm, lr): tuning[*run, 'behind', True, norm, lr] for norm in ('batch', 'layer') for lr in (0.3, 1.0)}
+        pairs = [(norm, lr) for norm in ('batch', 'layer') for lr in (0.3, 1.0)]
+        cells = {pair: tuning[(*run, 'behind', True, *pair)] for pair in pairs}
         learns = {k: [not r['failure'] and r['tune_accuracy'] > 0.5 for r in v] for k, v in cells.items()}
         assert all(learns['batch', 1.0]) and all(learns['layer', 0.3]) and sum(learns['layer', 1.0]) <= 1
 
@@ -580,7 +581,7 @@ def test_small_batch_says():
 
     def gain(cells, *more):
         return {
-            (d, n): paired(cells[d, n, False, *more], cells[d, n, True, *more])
+            (d, n): paired(cells[(d, n, False, *more)], cells[(d, n, True, *more)])
             for d in data
             for n in ('batch', 'running', 'group', 'layer')
         }
