@@ -139,7 +139,7 @@ def test_module_database_errors():
                 m = ours(*c.args, **c.kwargs)
                 with pytest.raises(ei.error_type, match=ei.error_regex): m(*f.args)
             done += 1
-    if not done:
+    if not done and not NEW_BIAS:
         pytest.skip('this torch lists no inputs that its norms refuse')
     assert done >= 8
 
