@@ -55,7 +55,7 @@ from course_lib.rows import read_rows
 from course_lib.small_batch import SCHEDULES
 from course_lib.stacks import Images, accuracy_loss, batch_order, fit_stack, image_sets, judged, take_batch
 from course_lib.statistics import group_rows, tuned
-from course_lib.sweep import Sweep, main
+from course_lib.sweep import Sweep, main, same_cell
 
 OUT = Path(__file__).resolve().parents[1] / 'nbs/results'
 OLD, NEW = (1, 5, 7, 8, 9), (0, 2, 3, 4, 6)
@@ -138,11 +138,6 @@ def prepared(net, method, images):
     return net
 
 
-def same(c):
-    "Runs that may be stacked differ in rate and seed only."
-    return replace(c, lr=0.0, seed=0)
-
-
 def train(configs):
     "A stack."
     c = configs[0]
@@ -177,7 +172,7 @@ TUNE = Sweep(
     [FineTune(method, new, lr, seed) for method, new in CELLS for seed in TUNE_SEEDS for lr in LRS],
     OUT / 'finetune_tune.jsonl',
     train,
-    same,
+    same_cell,
     stack=18,
 )
 
@@ -193,7 +188,7 @@ def final():
         for method, new in CELLS
         for seed in SEEDS[: 5 if new == 'camera' else None]
     ]
-    return Sweep(configs, OUT / 'finetune.jsonl', train, same, stack=10)
+    return Sweep(configs, OUT / 'finetune.jsonl', train, same_cell, stack=10)
 
 
 if __name__ == '__main__':

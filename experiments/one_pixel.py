@@ -25,7 +25,6 @@ Stacks of 25 (five seeds, five rates), about 110 s each on a busy core: 450 runs
 the small residual network, instance norm, the published running batch norm.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -38,7 +37,7 @@ from course_lib.core import set_seed
 from course_lib.norms import RunningBatchNorm
 from course_lib.small_batch import published_net
 from course_lib.stacks import batch_order, fit_stack, image_sets, judged
-from course_lib.sweep import Sweep, main
+from course_lib.sweep import Sweep, main, same_cell
 
 OUT = Path(__file__).resolve().parents[1] / 'nbs/results'
 NORMS = dict(
@@ -62,11 +61,6 @@ class OnePixel:
     seed: int  # of weights and order
     batch_size: int = 2  # images a step
     samples: int = 6_000  # images seen, each once
-
-
-def same(c):
-    "Runs that may be stacked differ in rate and seed only."
-    return dataclasses.replace(c, lr=0.0, seed=0)
 
 
 def model(c):
@@ -98,7 +92,7 @@ def grid():
     ]
 
 
-SWEEP = Sweep(grid(), OUT / 'one_pixel.jsonl', train, same, stack=25)
+SWEEP = Sweep(grid(), OUT / 'one_pixel.jsonl', train, same_cell, stack=25)
 
 if __name__ == '__main__':
     main(one_pixel=SWEEP)

@@ -30,7 +30,7 @@ Stacks of five; 4 to 5 ms a step of a model on a busy core, so about 12 s a run 
     batch sizes 4 and 8.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -46,7 +46,7 @@ from course_lib.rows import read_rows
 from course_lib.small_batch import SCHEDULES
 from course_lib.stacks import batch_order, fit_stack, image_sets, judged
 from course_lib.statistics import group_rows, tuned
-from course_lib.sweep import Sweep, main
+from course_lib.sweep import Sweep, main, same_cell
 
 OUT = Path(__file__).resolve().parents[1] / 'nbs/results'
 NORMS = dict(
@@ -96,11 +96,6 @@ def model(c):
     return net
 
 
-def same(c):
-    "Runs that may be stacked differ in rate and seed only."
-    return replace(c, lr=0.0, seed=0)
-
-
 def train(configs):
     "A stack."
     c = configs[0]
@@ -116,7 +111,7 @@ TUNE = Sweep(
     [Residual(norm, SAMPLES[0], lr, seed) for norm, seed, lr in product(NORMS, TUNE_SEEDS, LRS)],
     OUT / 'residual_tune.jsonl',
     train,
-    same,
+    same_cell,
     stack=10,
 )
 
@@ -130,7 +125,7 @@ def final():
         for (norm,), rows in group_rows(read_rows(TUNE.path), 'norm').items()
     }
     configs = [Residual(norm, samples, best[norm], seed) for samples, norm, seed in product(SAMPLES, NORMS, SEEDS)]
-    return Sweep(configs, OUT / 'residual.jsonl', train, same, stack=5)
+    return Sweep(configs, OUT / 'residual.jsonl', train, same_cell, stack=5)
 
 
 if __name__ == '__main__':

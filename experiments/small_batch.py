@@ -37,7 +37,7 @@ About 20 s a stack of five on an idle core: 400 runs in `final` and 250 in `eps`
     networks (experiments/one_pixel.py has the published one), more images (experiments/residual.py), momentum.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -51,7 +51,7 @@ from course_lib.norms import RunningBatchNorm
 from course_lib.small_batch import MODELS, SCHEDULES
 from course_lib.stacks import batch_order, fit_stack, image_sets, judged
 from course_lib.statistics import group_rows, tuned
-from course_lib.sweep import Sweep, main
+from course_lib.sweep import Sweep, main, same_cell
 
 OUT = Path(__file__).resolve().parents[1] / 'nbs/results'
 NORMS = dict(
@@ -82,11 +82,6 @@ class SmallBatch:
     seed: int  # of weights and order
     eps: float = 1e-5  # of the norm on the map of one pixel
     samples: int = 4_000  # images seen, each once
-
-
-def same(c):
-    "Runs that may be stacked differ in rate and seed only."
-    return replace(c, lr=0.0, seed=0)
 
 
 def model(c):
@@ -129,14 +124,14 @@ def final():
             continue
         lrs = [rates[dataset][norm, norm_1x1, size]] + ([HIGH[size]] if size in HIGH and not norm_1x1 else [])
         grid += [SmallBatch(dataset, norm, norm_1x1, size, lr, seed) for lr in lrs for seed in SEEDS]
-    return Sweep(grid, OUT / 'small_batch.jsonl', train, same, stack=10)
+    return Sweep(grid, OUT / 'small_batch.jsonl', train, same_cell, stack=10)
 
 
 EPS_SWEEP = Sweep(
     [SmallBatch(d, 'batch', True, 2, lr, seed, eps) for d, eps, lr, seed in product(DATASETS, EPS, LRS, SEEDS)],
     OUT / 'small_batch_eps.jsonl',
     train,
-    same,
+    same_cell,
     stack=25,
 )
 

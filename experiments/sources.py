@@ -23,7 +23,6 @@ minutes. Left out: other schedules, group
 norm over eight epochs, the source's activation (a leaky, shifted ReLU).
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -38,7 +37,7 @@ from course_lib.batchnorm import BatchNormDetached
 from course_lib.runningbatchnorm import RunningBatchNormNaive
 from course_lib.small_batch import SCHEDULES, published_net
 from course_lib.stacks import batch_order, fit_stack, image_sets, judged
-from course_lib.sweep import Sweep, main
+from course_lib.sweep import Sweep, main, same_cell
 from course_lib.training import combine_scheds, sched_lin
 
 OUT = Path(__file__).resolve().parents[1] / 'nbs/results'
@@ -63,11 +62,6 @@ class Source:
     lr: float  # what the schedule is multiplied by
     seed: int  # of weights and order
     dataset: str = 'mnist'  # 50,000 of its training images
-
-
-def same(c):
-    "Runs that may be stacked differ in rate and seed only."
-    return dataclasses.replace(c, lr=0.0, seed=0)
 
 
 def model(c):
@@ -96,7 +90,7 @@ DECENT = [
     )
 ]
 EIGHT_SWEEP = Sweep(EIGHT, OUT / 'sources_eight.jsonl', train)
-DECENT_SWEEP = Sweep(DECENT, OUT / 'sources_decent.jsonl', train, same, stack=4)
+DECENT_SWEEP = Sweep(DECENT, OUT / 'sources_decent.jsonl', train, same_cell, stack=4)
 
 if __name__ == '__main__':
     main(eight=EIGHT_SWEEP, decent=DECENT_SWEEP)
