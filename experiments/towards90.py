@@ -166,7 +166,9 @@ def full():
     "Cell by cell."
     cells = ('published', 'published', 0.2), ('published', 'cycle', 0.1), ('pooled', 'cycle', 0.1)
     late = [Towards90('late', 'cycle', 0.1, seed) for seed in range(3)]
-    return [Towards90(net, recipe, lr, seed) for (net, recipe, lr), seed in product(cells, range(5))] + late
+    steps = [Towards90(net, recipe, lr, seed) for (net, recipe, lr), seed in product(cells, range(5))] + late
+    corners = ('published', 'cycle', 0.3), ('pooled', 'published', 0.2)
+    return steps + [Towards90(net, recipe, lr, seed) for (net, recipe, lr), seed in product(corners, range(5))]
 
 
 SMALL = Sweep(small(), OUT / 'towards90_small.jsonl', train)

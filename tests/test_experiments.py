@@ -335,7 +335,7 @@ def test_left_plateau():
 def test_famous_results_says():
     "What the lesson says of detached statistics and of layer norm"
     from course_lib.core import read_results
-    from course_lib.statistics import cell_stats, group_rows, paired
+    from course_lib.statistics import cell_stats, group_rows, paired, tuned
 
     rows = group_rows(read_results('detached.jsonl'), 'dataset', 'n_train', 'place', 'norm_1x1', 'norm')
     runs = ('mnist', 50_000), ('mnist', 6000), ('fashion_mnist', 6000)
@@ -368,6 +368,19 @@ def test_famous_results_says():
     means = {norm: cell_stats(v) for (norm,), v in eight.items()}
     assert means['batch']['lo'] > 0.9877 and round(means['batch']['mean'], 3) == 0.989
     assert round(means['batch_detached']['mean'], 3) == 0.988
+    large = group_rows(read_results('batch_size.jsonl'), 'batch_size', 'ghost')
+    best = {cell: tuned(v, by='tune_accuracy') for cell, v in large.items()}
+    assert best[512, 0]['lr'] == 2 * best[32, 0]['lr'] and not any(c['edge'] for c in best.values())
+    cost = paired(best[32, 0]['rows'], best[512, 0]['rows'])
+    assert [round(cost[k], 3) for k in ('mean', 'lo', 'hi')] == [0.028, 0.025, 0.032]
+    parts = [paired(best[512, part]['rows'], best[512, 0]['rows']) for part in (128, 32, 8)]
+    assert all(abs(d['mean']) < 0.003 and d['lo'] < 0 < d['hi'] for d in parts)
+    assert round(paired(best[32, 0]['rows'], best[512, 32]['rows'])['mean'], 3) == 0.029
+    controls = [lost(run, place, True, 'batch_unbiased') for run, place in zip(runs, ('behind', 'before', 'before'))]
+    assert max(abs(d['mean']) for d in controls[:2]) < 0.0025 and 0.003 < controls[2]['mean'] < 0.004
+    edges = {k: tuned(v, by='tune_accuracy')['edge'] for k, v in group_rows(
+        read_results('detached_tune.jsonl'), 'dataset', 'n_train', 'place', 'norm_1x1', 'norm').items()}
+    assert [k for k, edge in edges.items() if edge] == [('mnist', 6000, 'before', True, 'batch_detached')]
     for run in runs:  # batch norm bears a rate of 1, layer norm of 0.3
         pairs = [(norm, lr) for norm in ('batch', 'layer') for lr in (0.3, 1.0)]
         cells = {pair: tuning[(*run, 'behind', True, *pair)] for pair in pairs}
