@@ -100,7 +100,8 @@ def finetune_table(
                 if min(score(r, 'tune_accuracy') for r in rows) < .25]
         lines.append([method.replace('_', ' '), new, f"{cell['lr']:g}{' (edge)' if cell['edge'] else ''}",
                       f"{cell['mean']:.3f} ± {cell['std']:.3f}", cell['seeds'], ', '.join(lost) or '–'])
-    return markdown_table(['method', 'new', 'best rate', 'accuracy ± std', 'seeds', 'rates at which a run guesses'], lines)
+    head = 'method', 'new', 'best rate', 'accuracy ± std', 'seeds', 'rates at which a run guesses'
+    return markdown_table(list(head), lines)
 
 
 FINETUNE_STYLE = dict(  # method -> colour and line
