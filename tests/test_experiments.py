@@ -61,10 +61,32 @@ def test_tiny(name, attr, changes, n, tmp_path):
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
 
 
-@pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), ('towards90', 'FULL')])
+OTHERS = [('towards90', 'FULL'), *(('lenet', part) for part in ('MODELS', 'FLAGS', 'GAP', 'STEP'))]
+
+
+@pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), *OTHERS])
 def test_rows_belong_to_the_grid(name, attr):
     sweep = sweep_of(name, attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
+
+
+@pytest.mark.parametrize('part', ['MODELS', 'FLAGS', 'GAP', 'STEP'])
+def test_tiny_lenet(part, tmp_path):
+    "Each part runs from end to end; what `GapCB` and `StepCB` keep is there"
+    L = load('lenet')
+    sweep = getattr(L, part)
+    change = dict(n_train=600) | (dict(epochs=2) if part != 'STEP' else {})
+    (c,) = tiny(sweep, change, 1)
+    small = type(sweep)([c], tmp_path / 'rows.jsonl', sweep.train)
+    (row,) = small.run(progress=False)
+    assert row['failure'] is None and not small.pending() and row['threads'] == 1
+    if part == 'STEP':
+        assert row['size'] == 600 % 256 and {len(draws) for draws in row['draws'].values()} == {20}
+    else:
+        assert len(row['valid_accuracy']) == 2 and 0 <= row['accuracy'] <= 1
+    if part == 'GAP':
+        ways = {'running', 'batch', 'fresh', 'again', 'memory_0.01', 'memory_0.5', 'memory_1', 'last_steps'}
+        assert [set(epoch) for epoch in row['by_epoch']] == [ways] * 2
 
 
 def test_final_follows_from_tune(tmp_path):
@@ -490,7 +512,7 @@ def test_gap_says():
 
     from course_lib.core import read_results
 
-    rows = {row['seed']: row for row in read_results('lenet_gap.jsonl')}
+    rows = {row['config']['seed']: row for row in read_results('lenet_gap.jsonl')}
     fall = rows[3]['by_epoch'][3]
     steps = fall['last_steps']
     assert len(steps) == 20 and sum(len(o['last_steps']) for row in rows.values() for o in row['by_epoch']) == 320
