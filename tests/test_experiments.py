@@ -641,6 +641,16 @@ def test_small_batch_says():
             changed = [abs(fmean(r['recalibrated'] - r['accuracy'] for r in at))] if at and size <= 64 else []
             assert all(c < (0.02 if flag and size == 2 else 0.005) for c in changed)
 
+    residual = group_rows(read_results('residual.jsonl'), 'norm', 'samples')
+    gaps = {(n, s): paired(residual[n, s], residual['batch', s]) for n, s in residual if n != 'batch'}
+    assert -0.04 < gaps['group', 6000]['mean'] < -0.03 and gaps['group', 6000]['hi'] < 0
+    assert gaps['group', 50_000]['lo'] < 0 < gaps['group', 50_000]['hi'] and abs(gaps['group', 50_000]['mean']) < 0.003
+    for s in (6000, 50_000):
+        assert gaps['group_ws', s]['lo'] > 0 and gaps['running', s]['hi'] < 0
+        assert gaps['running', s]['mean'] == min(d['mean'] for (_, n), d in gaps.items() if n == s)
+    ws = paired(residual['group_ws', 6000], residual['group', 6000])  # on the page on group norm
+    assert [round(ws[k], 3) for k in ('mean', 'lo', 'hi')] == [0.049, 0.044, 0.054]
+
     groups = group_rows(read_results('small_batch_eps.jsonl'), 'dataset', 'eps')
     eps = {cell: tuned(runs, by='tune_accuracy') for cell, runs in groups.items()}
     for d in data:
