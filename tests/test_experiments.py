@@ -1,6 +1,6 @@
 "Each experiment on the engine: a tiny config from end to end, and the committed rows belong to its grid."
 
-import dataclasses, importlib.util, json, os
+import dataclasses, importlib.util, json, os, random, signal, time
 from pathlib import Path
 
 import pytest, torch
@@ -87,6 +87,40 @@ def test_tiny_lenet(part, tmp_path):
     if part == 'GAP':
         ways = {'running', 'batch', 'fresh', 'again', 'memory_0.01', 'memory_0.5', 'memory_1', 'last_steps'}
         assert [set(epoch) for epoch in row['by_epoch']] == [ways] * 2
+
+
+KILLS = int(os.environ.get('KILL_TRIALS', 4))
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
+@pytest.mark.parametrize('name,attr,changes,n', [o for o in TINY if o[0] in ('one_pixel', 'finetune')])
+def test_killed_at_random_moments(name, attr, changes, n, tmp_path):
+    "Nothing is lost and nothing is made twice; `KILL_TRIALS=20 pytest -s -k killed` kills more often"
+    sweep = sweep_of(name, attr)
+    first = tiny(sweep, changes, 1)[0]
+    configs = [dataclasses.replace(first, seed=seed) for seed in range(max(12, KILLS))]
+    small = type(sweep)(configs, tmp_path / 'rows.jsonl', sweep.train, sweep.same, min(n, 2))
+    for _ in range(2):  # images are read before anything is timed or killed
+        start = time.perf_counter()
+        sweep.train(configs[: min(n, 2)])
+    usual, rng, kills, kept = time.perf_counter() - start, random.Random(0), 0, b''
+    while small.pending():
+        pid = os.fork()
+        if pid == 0:
+            small.run(progress=False)
+            os._exit(0)
+        if kills < KILLS:
+            time.sleep(rng.uniform(0, 1.5 * usual))
+            os.kill(pid, signal.SIGKILL)
+            kills += 1
+        os.waitpid(pid, 0)
+        found = small.path.read_bytes() if small.path.exists() else b''
+        whole = found[: found.rfind(b'\n') + 1]
+        assert whole.startswith(kept), 'a row that was written is gone or changed'
+        kept = whole
+    seeds = [r['config']['seed'] for r in map(json.loads, kept.splitlines())]
+    assert sorted(seeds) == [c.seed for c in configs]
+    print(f'{name}: {kills} kills, {len(seeds)} rows')
 
 
 def test_final_follows_from_tune(tmp_path):
