@@ -604,20 +604,36 @@ def test_towards_90_says():
     from course_lib.records import beats
     from course_lib.statistics import group_rows, paired, score, tuned
 
-    full = group_rows(read_results('towards90.jsonl'), 'net', 'recipe')
+    full = group_rows(read_results('towards90.jsonl'), 'net', 'recipe', 'lr')
     means = {key: sum(r['accuracy'] for r in rows) / len(rows) for key, rows in full.items()}
-    recipe = paired(full['published', 'cycle'], full['published', 'published'])
-    whole = paired(full['pooled', 'cycle'], full['published', 'published'])
-    assert abs(recipe['mean'] - 0.006) < 0.0005 and recipe['lo'] > 0 and recipe['ahead'] == 4
-    assert recipe['hi'] < whole['mean'] / 2 and 0.2 < recipe['mean'] / whole['mean'] < 0.27  # about a quarter
-    network = paired(full['pooled', 'cycle'], full['published', 'cycle'])
-    assert 0.019 < network['mean'] < 0.021 and network['ahead'] == 5
-    assert round(means['pooled', 'cycle'], 3) == 0.922 and round(means['late', 'cycle'], 3) == 0.928
-    assert max(r['accuracy'] for r in full['published', 'published']) < 0.9 < means['published', 'cycle']
+    start, recipe, higher, network, both = (
+        full[key]
+        for key in (
+            ('published', 'published', 0.2),
+            ('published', 'cycle', 0.1),
+            ('published', 'cycle', 0.3),
+            ('pooled', 'published', 0.2),
+            ('pooled', 'cycle', 0.1),
+        )
+    )
+    six, ten, none = paired(recipe, start), paired(higher, start), paired(network, start)
+    assert abs(six['mean'] - 0.006) < 0.0005 and six['lo'] > 0 and six['ahead'] == 4
+    assert abs(ten['mean'] - 0.010) < 0.0005 and ten['ahead'] == 5
+    assert none['lo'] < 0 < none['hi'] and none['ahead'] == 1  # a larger network alone: nothing
+    whole, larger = paired(both, start), paired(both, recipe)
+    assert 0.025 < whole['mean'] < 0.028 and 0.019 < larger['mean'] < 0.021 and larger['ahead'] == 5
+    assert max(six['mean'], ten['mean'], none['mean']) < whole['mean'] / 2
+    assert round(means['pooled', 'cycle', 0.1], 3) == 0.922 and round(means['late', 'cycle', 0.1], 3) == 0.928
+    assert max(r['accuracy'] for rows in (start, network) for r in rows) < 0.901 and means['published', 'cycle', 0.1] > 0.9
+    assert sum(r['accuracy'] > 0.9 for r in network) == 1
     counts = {key: beats([r['accuracy'] for r in rows], 0.9)[0] for key, rows in full.items()}
-    assert [net for (net, name), yes in counts.items() if name == 'cycle' and yes] == ['pooled', 'late']
+    assert {(net, lr) for (net, name, lr), yes in counts.items() if yes} == {
+        ('published', 0.3),
+        ('pooled', 0.1),
+        ('late', 0.1),
+    }
     for net in ('pooled', 'late'):
-        rows = full[net, 'cycle']
+        rows = full[net, 'cycle', 0.1]
         assert 0.0025 < sum(r['mirrored'] - r['accuracy'] for r in rows) / len(rows) < 0.004
     small = group_rows(read_results('towards90_small.jsonl'), 'norm')
     own = {norm: tuned(rows, by='tune_accuracy') for (norm,), rows in small.items()}
