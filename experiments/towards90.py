@@ -35,7 +35,8 @@ Eight comparisons and eight entries; none is corrected for their number.
     .8956 on average in place of .8972.
 Processor time: 2 s a small run, 17 s one of the published network on all images; a minute and a half one of `pooled`,
     three minutes one of `late`. The fifth rate, 1, was added when the first seed was best at .3. Planned and left out,
-    for time: in `small` the corners at rates of their own, and cycle without its cycle. Other optimizers, and other norms with all images, were not planned.
+    for time: in `small` the corners at rates of their own, and cycle without its cycle. Other optimizers, and other
+    norms with all images, were not planned.
 """
 
 import time
