@@ -424,6 +424,13 @@ def test_famous_results_says():
     means = {norm: cell_stats(v) for (norm,), v in eight.items()}
     assert means['batch']['lo'] > 0.9877 and round(means['batch']['mean'], 3) == 0.989
     assert round(means['batch_detached']['mean'], 3) == 0.988
+    decent = group_rows(read_results('sources_decent.jsonl'), 'norm', 'batch_size')
+    one_epoch = {key: tuned(v, by='tune_accuracy') for key, v in decent.items()}
+    assert not any(c['edge'] for c in one_epoch.values())
+    naive, batch = one_epoch['running_naive', 32], one_epoch['batch', 32]
+    assert naive['lo'] < 0.9818 < naive['hi'] and [round(c['mean'], 3) for c in (naive, batch)] == [0.982, 0.985]
+    behind = paired(batch['rows'], naive['rows'])
+    assert round(behind['mean'], 3) in (0.003, 0.004) and behind['ahead'] == 5
     large = group_rows(read_results('batch_size.jsonl'), 'batch_size', 'ghost')
     best = {cell: tuned(v, by='tune_accuracy') for cell, v in large.items()}
     assert best[512, 0]['lr'] == 2 * best[32, 0]['lr'] and not any(c['edge'] for c in best.values())
