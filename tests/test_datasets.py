@@ -6,9 +6,10 @@ import numpy as np, pytest, torch
 from torch.testing import assert_close
 
 datasets = pytest.importorskip('datasets')
-import course_lib.datasets as D
+import course_lib.sources as D
 from course_lib.datasets import (CLASSES, DataLoaders, DatasetError, EpochSampler, dataset_from_arrays, from_hub,
-                                 from_idx, from_sample, get_dataset, image_to_tensor, inplace, parse_idx, pixel_stats, pixels)
+                                 from_idx, from_sample, get_dataset, image_to_tensor, inplace, pixel_stats, pixels)
+from course_lib.sources import parse_idx
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_HASH = '6f8596ccb3e4234b48241378a3619d486e8d3455dc87b1a8de62d15de1b974d3'
@@ -247,7 +248,7 @@ def test_fall_back_is_loud_once(hub):
 
 def test_fall_back_in_a_fresh_process(tmp_path):
     "The real library without a network: bounded, one warning on stderr, no retries"
-    code = ("import course_lib.datasets as D; D.DEBIAN = D.Path('nowhere')\n"
+    code = ("import course_lib.sources as D; D.DEBIAN = D.Path('nowhere')\n"
             "for _ in range(2): print(len(D.get_dataset()['train']))")
     env = {k:v for k,v in os.environ.items() if not k.startswith(('COURSE_', 'HF_')) and k!='IN_TEST'}
     env |= dict(HF_HOME=str(tmp_path), HF_ENDPOINT='http://127.0.0.1:9', OMP_NUM_THREADS='1')

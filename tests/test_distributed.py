@@ -5,11 +5,12 @@ from multiprocessing import active_children
 from pathlib import Path
 import pytest, torch, torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from course_lib.datasets import DataLoaders, EpochSampler, MemoryLoader
-from course_lib.distributed import (AccelerateCB, DistributedCB, ShardSampler, SyncBatchNorm, combine_stats, convert_sync, layer_steps, run_processes,
-                                    shard_stats)
+from course_lib.distributed import (AccelerateCB, DistributedCB, ShardSampler, SyncBatchNorm, convert_sync,
+                                    run_processes)
 from course_lib.learner import BatchTransformCB, MomentumLearner, TrainCB
 from course_lib.norms import BatchNorm, GroupNorm
 from course_lib.norms.convert import norm_report
@@ -62,24 +63,48 @@ def test_corners():
         assert_close(mean, torch.full((2,), 10.5))   # momentum None: the mean of .5, 10.5 and 20.5
         assert alone.shape == (1, 2) and half == torch.float16
 
-@pytest.mark.parametrize('shape', [(7, 3), (7, 3, 4), (7, 3, 4, 5)])
-def test_two_are_one(shape):
-    "2-D to 4-D input, without an affine and without statistics, shards of 5 and 2"
-    layers = {str(kw): (BatchNorm(3, **kw).double(), SyncBatchNorm(3, **kw).double()) for kw in (dict(), dict(affine=False), dict(bias=False))}
-    x, g = draw(*shape), draw(*shape, seed=1)
-    two = run_processes(layer_steps, 2, {k: v[1] for k, v in layers.items()}, [[(x[:5], g[:5]), (x[5:], g[5:])]])
-    one = layer_steps({k: v[0] for k, v in layers.items()}, [[(x, g)]])
-    for k in layers:
-        for what in ('y', 'dx'): assert_close(torch.cat([o[k][what][0] for o in two]), one[k][what][0], rtol=1e-10, atol=1e-10)
-        for o in two: assert_close(o[k]['buffers'], one[k]['buffers'], rtol=1e-10, atol=1e-10)
+KINDS = dict(plain={}, affine=dict(affine=False), bias=dict(bias=False))
 
+def steps_on_shards(shape, far):
+    "Output, input gradient and buffers of layers whose parameters are drawn, over shards of 5 and 2 rows, then 7 and 0"
+    rank, size = dist.get_rank(), dist.get_world_size()
+    found = {}
+    for name, options in KINDS.items():
+        layer = SyncBatchNorm(3, **options).double()
+        if name == 'plain':
+            layer = DistributedDataParallel(layer)
+        found[name] = []
+        for step, cut in enumerate((5, 7)):
+            x, g = draw(*shape, seed=step)+far, draw(*shape, seed=step+10)
+            part = (slice(cut), slice(cut, None))[rank] if size == 2 else slice(None)
+            x = x[part].clone().requires_grad_()
+            y = layer(x)
+            y.backward(g[part])
+            found[name].append((y.detach(), x.grad))
+        found[name] += [dict(layer.named_buffers()), {k: p.grad for k, p in layer.named_parameters()}]
+    return found
 
-def test_combine_far_from_zero():
-    x = draw(6, 3, 50) + 1e6
-    n, mean, var = combine_stats(torch.stack([shard_stats(o) for o in (x[:1], x[1:1], x[1:])]))
-    assert n == 300
-    assert_close(mean, x.mean((0, 2)))
-    assert_close(var, x.var((0, 2), correction=0), rtol=1e-8, atol=0)
+@pytest.mark.parametrize('shape, far', [((7, 3), 0), ((7, 3, 4), 0), ((7, 3, 4, 5), 1e4)])
+def test_two_are_one(shape, far):
+    "2-D to 4-D input, without an affine and without a bias; the wrapper averages the gradients of parameters"
+    two, (one,) = run_processes(steps_on_shards, 2, shape, far), run_processes(steps_on_shards, 1, shape, far)
+    for name in KINDS:
+        for step in range(2):
+            for what in range(2):
+                assert_close(torch.cat([o[name][step][what] for o in two]), one[name][step][what], rtol=1e-7, atol=1e-8)
+        for o in two:
+            assert_close(o[name][2], one[name][2], rtol=1e-8, atol=1e-8)
+    assert_close({k: 2*g for k, g in two[0]['plain'][3].items()}, one['plain'][3], rtol=1e-7, atol=1e-8)
+    for k, g in one['bias'][3].items():
+        assert_close(sum(o['bias'][3][k] for o in two), g, rtol=1e-7, atol=1e-8)
+
+def refused_by_torch():
+    nn.SyncBatchNorm(3)(torch.zeros(2, 3))
+
+def test_torch_refuses_a_cpu():
+    with pytest.raises(RuntimeError, match='(?s)process 0 of 1 failed first.*SyncBatchNorm expected input tensor to be on GPU'):
+        run_processes(refused_by_torch, 1)
+
 
 def test_alone_is_batchnorm():
     "Without a group: outputs, errors and state of BatchNorm"

@@ -1,7 +1,7 @@
 "course_train as a user meets it: a fresh process, bad options, a folder that is taken, a run that is killed."
 import csv, json, os, re, shutil, signal, struct, subprocess, sys, time
 import pytest, torch
-import course_lib.datasets as D
+import course_lib.sources as D
 import course_lib.train as T
 from course_lib.train import COLUMNS, SCHEDS, TrainConfig, course_train, train_run
 
