@@ -99,7 +99,8 @@ def finetune_table(
                 if min(score(r, 'tune_accuracy') for r in rows) < .25]
         lines.append([method.replace('_', ' '), new, f"{cell['lr']:g}{' (edge)' if cell['edge'] else ''}",
                       f"{cell['mean']:.3f} ± {cell['std']:.3f}", cell['seeds'], ', '.join(lost) or '–'])
-    return markdown_table(['method', 'new', 'best rate', 'accuracy', 'seeds', 'lost a run at'], lines)
+    head = 'method', 'new', 'best rate', 'accuracy ± std', 'seeds', 'rates at which a run guesses'
+    return markdown_table(list(head), lines)
 
 
 FINETUNE_STYLE = dict(  # method -> colour and line
@@ -123,6 +124,8 @@ def draw_finetune_rates(
         ax.plot(at, np.mean(values, 1), color=color, ls=line, label=method.replace('_', ' '))
         ax.plot(at, values, 'o', ms=3, alpha=.5, color=color)
     ax.set(xscale='log', xlabel='learning rate', ylabel='held-out accuracy')
+    ax.set_xticks(list(by_lr), [f'{lr:g}' for lr in by_lr])
+    ax.minorticks_off()
 
 
 def draw_gains(

@@ -13,8 +13,9 @@ Scientific variables: the network (`published`: five convolutions of stride 2, 0
         the weights, half of the images mirrored, zeros in the last layer at the start.
     All start from Kaiming's weights (He et al. 2015).
 full: 60,000 images, five epochs, judged on the test images. The rate belongs to the recipe: .2 as published, .1 for
-    cycle (the better of .05 and .1 for batches of 128, by single runs on 6,000 images). Two steps, five seeds, paired:
-    first the recipe alone is changed, then the network as well. And cycle with `late`.
+    cycle (the better of .05 and .1 for batches of 128, by single runs on 6,000 images). The four corners, published or
+    cycle with `published` or `pooled`, five seeds, paired. And cycle with `late`; and, added when `small` liked it
+    better, cycle at .3 with `published`.
 small: the first 6,000 images, five epochs; nuisance variable, tuned for each cell: the rate, the same five for all;
     tuned on 5,000 of the last 10,000 training images, judged on the test images; five seeds, paired. The published
     network and cycle, with batch norm, without a norm, with group norm.
@@ -22,10 +23,11 @@ small: the first 6,000 images, five epochs; nuisance variable, tuned for each ce
 Verdicts, by 95 % t intervals of paired differences:
     "the recipe makes the record" holds if, on the published network, cycle - published is more than half of the whole
         way up to cycle with pooled; it fails if the interval of the recipe's part lies below half of the mean way; else
-        it is open.
+        it is open. (Written when the corner of pooled with the published recipe was not to be run. With it the rule
+        turned out to ask the wrong question, since the parts do not add up; the page says so.)
     "the norm is worth points in this recipe": batch - none and batch - group above 0 (small, own rates); fails below 0.
     An entry of the record table counts if its runs beat the mark of .900 with p < .01 (one-sided t test).
-Five comparisons and six entries; none is corrected for their number.
+Eight comparisons and eight entries; none is corrected for their number.
 
 `cpu_seconds` is processor time of training alone, one thread. Four runs of `pooled` with cycle and three of `late` were
     made for the first edition, by the same steps in other code, and carried over (`made_by` in these rows; no processor
@@ -33,8 +35,8 @@ Five comparisons and six entries; none is corrected for their number.
     .8956 on average in place of .8972.
 Processor time: 2 s a small run, 17 s one of the published network on all images; a minute and a half one of `pooled`,
     three minutes one of `late`. The fifth rate, 1, was added when the first seed was best at .3. Planned and left out,
-    for time: the fourth corner, the pooled network with the published recipe; in `small` the corners at rates of their
-    own, and cycle without its cycle. Other optimizers, and other norms with all images, were not planned.
+    for time: in `small` the corners at rates of their own, and cycle without its cycle. Other optimizers, and other
+    norms with all images, were not planned.
 """
 
 import time
@@ -166,7 +168,9 @@ def full():
     "Cell by cell."
     cells = ('published', 'published', 0.2), ('published', 'cycle', 0.1), ('pooled', 'cycle', 0.1)
     late = [Towards90('late', 'cycle', 0.1, seed) for seed in range(3)]
-    return [Towards90(net, recipe, lr, seed) for (net, recipe, lr), seed in product(cells, range(5))] + late
+    steps = [Towards90(net, recipe, lr, seed) for (net, recipe, lr), seed in product(cells, range(5))] + late
+    corners = ('published', 'cycle', 0.3), ('pooled', 'published', 0.2)
+    return steps + [Towards90(net, recipe, lr, seed) for (net, recipe, lr), seed in product(corners, range(5))]
 
 
 SMALL = Sweep(small(), OUT / 'towards90_small.jsonl', train)

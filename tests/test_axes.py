@@ -16,7 +16,7 @@ def reference(x, norm, G):
     if norm=='batch': return F.batch_norm(x, None, None, training=True) if x[:,0].numel()>1 else torch.zeros_like(x)
     if norm=='layer': return F.layer_norm(x, x.shape[1:])
     if norm=='token': return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)   # over the channels of a position
-    if norm=='rms': return F.rms_norm(x, x.shape[1:], eps=1e-5)
+    if norm=='rms': return F.rms_norm(x.movedim(1, -1), x.shape[1:2], eps=1e-5).movedim(-1, 1)
     return F.group_norm(x, G if norm=='group' else x.shape[1])
 
 @pytest.fixture(scope='module', params=['light', 'dark'])
@@ -49,10 +49,13 @@ def test_arithmetic_is_pytorchs(d):
         for G in [g for g in range(1, C+1) if C%g==0] if norm=='group' else [1]:
             x = torch.randn(N, C, H, W, dtype=torch.float64, generator=gen)
             r = d.execute_script('return normAxes.normalize(...arguments)', x.flatten().tolist(), norm, [N,C,H,W], G)
-            want = reference(x, norm, G) if (m := C if norm=='token' else stat_elements(norm, x.shape, G))>1 or norm=='rms' else torch.zeros_like(x)
+            m = C if norm in ('token', 'rms') else stat_elements(norm, x.shape, G)
+            want = reference(x, norm, G) if m>1 or norm=='rms' else torch.zeros_like(x)
             assert_close(torch.tensor(r['y'], dtype=torch.float64).view_as(x), want, rtol=1e-9, atol=1e-9)
             assert set(r['count'])=={m} and len(r['count'])*m==x.numel()
-            assert d.execute_script('return normAxes.warning(...arguments)', norm, m)==(stat_warning('layer', (1, C, 1, 1)) if norm=='token' else stat_warning(norm, x.shape, G))
+            token = dict(token='layer').get(norm, norm), (1, C, 1, 1)   # one position has the set of a map of one pixel
+            said = stat_warning(*token) if norm in ('token', 'rms') else stat_warning(norm, x.shape, G)
+            assert d.execute_script('return normAxes.warning(...arguments)', norm, m)==said
             cases += 1
     assert cases>250
 
