@@ -222,10 +222,11 @@ def _record(name, solved):
     except OSError as e:
         say(f'course_progress: not written down ({e.strerror})')
 
-# %% ../../nbs/library/grading.ipynb #b9515165
+# %% ../../nbs/library/grading.ipynb #1df9fd5b
 def load_topics():
     "Import every module of this package: each adds its exercises to `EXERCISES` and its places to read to `READ`."
-    names = [topic.name for topic in pkgutil.iter_modules([Path(__file__).parent])]
+    from course_lib import grading
+    names = [topic.name for topic in pkgutil.iter_modules(grading.__path__)]
     return [importlib.import_module(f'course_lib.grading.{name}') for name in names]
 
 def __getattr__(name):
