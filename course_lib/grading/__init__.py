@@ -138,7 +138,7 @@ class Report:
                 lines += [f'{mark} {claim}', *textwrap.wrap(why, 100, max_lines=2, placeholder=' …', **indent)]
                 lines.append('    read {}, "{}"'.format(*READ[read]))
         if self.printed:
-            begin = one_line(self.printed[:60], 40)
+            begin = ' '.join(self.printed[:40].split())
             lines.append(f'It printed {len(self.printed):,} characters, beginning with {begin!r}.')
         return lines
 

@@ -65,7 +65,7 @@ def _within(seconds, f):
         running = False
         done.set()
         watcher.join()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None: not set from Python
 
 # %% ../../nbs/library/grading_submission.ipynb #fffc2a0b
 @functools.cache
