@@ -27,10 +27,13 @@ from ..core import say
 from .submission import TimeUp, culprit, is_blank, one_line, run_quietly
 from .words import EXERCISES, READ, translate
 
-# %% ../../nbs/library/grading.ipynb #f6fa408e
+# %% ../../nbs/library/grading.ipynb #340828d6
 class Miss(AssertionError):
-    "A property that does not hold: the mistake in words for the learner, and a key of `READ` if not the exercise's."
-    def __init__(self, mistake, read=None):
+    "A property that does not hold."
+    def __init__(self,
+        mistake: str,  # in words for the learner: what is wrong, and what would be right
+        read: str = None,  # key of `READ`; None: the exercise's
+    ):
         super().__init__(mistake)
         self.read = read
 

@@ -148,16 +148,18 @@ def _right_running(sub, make, reference, x):
 def _steady(sub, make, reference, x):
     check_modes(make(sub, x.shape), x)
 
-# %% ../../nbs/library/grading_layers.ipynb #8bf0bc6c
+# %% ../../nbs/library/grading_layers.ipynb #afdb9d1a
 def layer_properties(
     make,  # called with class and shape of the input, gives a layer
     reference,  # called with the shape, gives PyTorch's
-    x: Tensor = X,  # input, float64, whose sizes all differ
+    x: Tensor = None,  # input, float64, whose sizes all differ; None: `X`
     state: bool = False,  # has it running statistics?
     n: int = 4,  # size of an axis in a trial with equal sizes
     output=right_output,  # test of the output in training
 ) -> tuple:  # of `Property`
     "What must be true of every norm."
+    x = X if x is None else x
+
     def of(claim, test, read='', gate=False):
         return Property(claim, lambda sub: test(sub, make, reference, x.clone()), read, gate)
 
