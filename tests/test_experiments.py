@@ -24,6 +24,9 @@ TINY = [
     ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
     ('finetune', 'TUNE', dict(n_train=16, epochs=1, n_old=256, n_tune=50), 3),
     ('towards90', 'SMALL', dict(n_train=256), 1),
+    ('scale_invariance', 'EQUILIBRIUM', dict(product=0.01, steps=6, every=2, batch_size=32), 1),
+    ('scale_invariance', 'SCHEDULE', dict(kind='growing', steps=6, every=3, batch_size=32), 2),
+    ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
 ]
 
 
@@ -662,3 +665,26 @@ def test_small_batch_says():
     rows = read_results('one_epoch.jsonl')
     epoch = {k: fmean(map(score, v)) for k, v in group_rows(rows, 'model', 'norm', 'lr').items()}
     assert round(epoch['resnet', 'batch', 1.0], 4) == 0.9825 and round(epoch['five', 'batch', 1.0], 4) == 0.9813
+
+
+def test_scale_decays_as_sgd_does():
+    "A stack in which each model has its own weight decay, against `torch.optim.SGD`"
+    from course_lib.stacks import fit_stack, image_sets, take_batch
+
+    S = load('scale_invariance')
+    images = image_sets('fashion_mnist')['train'].part(slice(256))
+    configs = [S.Part('all', 4, 0.1, 0, 4, 32)] * 2
+    decays = [0.5, 2.0]
+    orders = S.orders_of(configs, images)
+    nets = [S.part_net(c) for c in configs]
+    trainer, _, _ = fit_stack(nets, images, orders, [0.1, 0.1], at={0: S.decaying(decays)})
+    for c, decay, net in zip(configs, decays, trainer.models()):
+        other = S.part_net(c)
+        opt = torch.optim.SGD(other.parameters(), lr=0.1, weight_decay=decay)
+        for rows in orders[0]:
+            x, y = take_batch(images, rows)
+            opt.zero_grad()
+            torch.nn.functional.cross_entropy(other(x), y).backward()
+            opt.step()
+        for p, q in zip(net.parameters(), other.parameters()):
+            torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
