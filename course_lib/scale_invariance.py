@@ -54,7 +54,7 @@ def settled_angle(
     lr:float,            # learning rate
     weight_decay:float,  # as `torch.optim.SGD` takes it
 )->float:                # angle between the weight before and after a step, radians
-    "How far a step turns a weight whose length has settled: about sqrt(2 lr weight_decay) (Wan et al. 2021)."
+    "How far a step turns a settled weight: about sqrt(2 lr weight_decay) (Wan et al. 2021)."
     return math.acos(1-lr*weight_decay)
 
 def settled_length(
@@ -62,15 +62,15 @@ def settled_length(
     weight_decay:float,  # as `torch.optim.SGD` takes it
     unit_grad2:float,    # mean squared length of the gradient, were the weight of length 1
 )->float:                # length of the weight
-    "Where growth and decay cancel: about (lr/(2 weight_decay) unit_grad2)**(1/4) (van Laarhoven 2017)."
+    "Fourth root of about lr/(2 weight_decay) unit_grad2 (van Laarhoven 2017)."
     shrink = 1-lr*weight_decay
     return (lr**2*unit_grad2/(1-shrink**2))**.25
 
-# %% ../nbs/19_scale_invariance.ipynb #2baf9fc8
+# %% ../nbs/19_scale_invariance.ipynb #b7ce486b
 def growing_rate(
     lr:float,            # constant rate that the weight decay goes with
     weight_decay:float,  # of that run, as `torch.optim.SGD` takes it
     step:int,            # counted from 0
 )->float:                # rate of the run without decay
-    "The rate without weight decay that does in each step what `lr` does with it (Li and Arora 2020, section 2)."
+    "The rate that does without decay what `lr` does with it (Li and Arora 2020, section 2)."
     return lr*(1-lr*weight_decay)**(-2*step-1)

@@ -24,7 +24,7 @@ schedule: 3,000 steps at rate .1, wd .05. Scientific: constant rate with decay; 
     (with decay, the start changed by a millionth: what rounding may do), `constant` (neither decay nor growth).
     Accuracy at every 250 steps. Confirmed, "the same run": the mean gap of `decay` and `growing` in accuracy over seeds
     and times is no more than 1.5 times that of `decay` and `nudged`. Refuted if more.
-tune, final: what is trained (`norms`, as many `others`, `all`) at three widths; 250 steps, no decay. Nuisance: the
+tune, final: what is trained (`norms`, as many `others`, `all`) at three widths; 500 steps, no decay. Nuisance: the
     rate (five), tuned with two seeds on 2,000 held-out training images; judged with five others on the test images.
     Confirmed, "norms ahead of as many others": interval of the paired difference above 0 at each width; refuted if
     below 0 or within +-.01 at each.
@@ -78,7 +78,7 @@ class Part:
     width: int  # channels of the first convolution; the others have twice as many
     lr: float  # constant
     seed: int  # of weights and order
-    steps: int = 250
+    steps: int = 500
     batch_size: int = 64  # images a step
 
 

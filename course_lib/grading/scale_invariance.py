@@ -142,8 +142,8 @@ EXERCISES['growing_schedule'] = Exercise('scale_invariance', 'a growing rate in 
 def norm_net():
     "A network with convolutions, norms and a linear layer; its parameters have 4, 2 or 1 axes."
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, bias=False), nn.GroupNorm(2, 6), nn.Flatten(),
-        nn.Linear(6, 3))
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, bias=False), nn.GroupNorm(2, 6),
+        nn.Flatten(), nn.Linear(6, 3))
 
 def decayed_names(
     f,      # submission
@@ -195,6 +195,6 @@ def spares_norms(
 
 EXERCISES['decay_groups'] = Exercise('scale_invariance', 'weights that are decayed, and others', 'limits', (
     Property('each parameter is in one group', lambda f: decayed_names(f, norm_net(), .01) and None, gate=True),
-    Property('weights of convolutions and linear layers are decayed', decays(True, 'it is a weight, and is not decayed')),
+    Property('weights of layers are decayed', decays(True, 'it is a weight, and is not decayed')),
     Property('scales and shifts of norms are not', spares_norms),
     Property('biases are not', decays(False, 'it has one axis, and is decayed'))))
