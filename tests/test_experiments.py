@@ -64,7 +64,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
 
 
-@pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), ('towards90', 'FULL')])
+@pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), ('towards90', 'FULL'), ('scale_invariance', 'final')])
 def test_rows_belong_to_the_grid(name, attr):
     sweep = sweep_of(name, attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
@@ -747,3 +747,11 @@ def test_scale_invariance_says():
     times = [np.mean([r['lengths'][1][-1] for r in kinds[kind]]) for kind in ('growing', 'decay')]
     assert 0.9e6 < times[0] / times[1] < 1.1e6
 
+    parts = group_rows(read_results('scale_parts.jsonl'), 'what', 'width')
+    trained = {key: runs[0]['trained'] for key, runs in parts.items()}
+    assert [trained['norms', w] for w in (4, 8, 16)] == [trained['others', w] for w in (4, 8, 16)] == [40, 80, 160]
+    assert trained['all', 16] == 14_128 and 0.83 < cell_stats(parts['all', 16])['mean'] < 0.86
+    assert 0.58 < cell_stats(parts['norms', 16])['mean'] < 0.595
+    ahead = {w: paired(parts['norms', w], parts['others', w]) for w in (4, 8, 16)}
+    assert ahead[16]['lo'] > 0.01 and 0.035 < ahead[16]['mean'] < 0.04
+    assert all(ahead[w]['lo'] < 0 < ahead[w]['hi'] for w in (4, 8))
