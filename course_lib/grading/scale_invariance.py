@@ -72,8 +72,7 @@ EXERCISES |= dict(
             (1., 'the product is 16 times as large')]),
         stretch=(2., [
             (16., 'the fourth power of the length goes with the rate'),
-            (4., 'the square of the length grows by 4'),
-            (1., 'that would be so if the decay had been divided by 16')])))
+            (4., 'the square of the length grows by 4')])))
 
 # %% ../../nbs/library/grading_scale_invariance.ipynb #0d904838
 def known_rates(
