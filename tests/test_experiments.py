@@ -24,6 +24,9 @@ TINY = [
     ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
     ('finetune', 'TUNE', dict(n_train=16, epochs=1, n_old=256, n_tune=50), 3),
     ('towards90', 'SMALL', dict(n_train=256), 1),
+    ('scale_invariance', 'EQUILIBRIUM', dict(product=0.01, steps=6, every=2, batch_size=32), 1),
+    ('scale_invariance', 'SCHEDULE', dict(kind='growing', steps=6, every=3, batch_size=32), 2),
+    ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
 ]
 
 
@@ -61,7 +64,12 @@ def test_tiny(name, attr, changes, n, tmp_path):
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
 
 
-OTHERS = [('towards90', 'FULL'), *(('lenet', part) for part in ('MODELS', 'FLAGS', 'GAP', 'STEP'))]
+LENET = 'MODELS', 'FLAGS', 'GAP', 'STEP'
+OTHERS = [
+    ('scale_invariance', 'final'),
+    ('towards90', 'FULL'),
+    *(('lenet', part) for part in LENET),
+]
 
 
 @pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), *OTHERS])
@@ -70,7 +78,7 @@ def test_rows_belong_to_the_grid(name, attr):
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
 
 
-@pytest.mark.parametrize('part', ['MODELS', 'FLAGS', 'GAP', 'STEP'])
+@pytest.mark.parametrize('part', LENET)
 def test_tiny_lenet(part, tmp_path):
     "Each part runs from end to end; what `GapCB` and `StepCB` keep is there"
     L = load('lenet')
@@ -765,3 +773,93 @@ def test_small_batch_says():
     rows = read_results('one_epoch.jsonl')
     epoch = {k: fmean(map(score, v)) for k, v in group_rows(rows, 'model', 'norm', 'lr').items()}
     assert round(epoch['resnet', 'batch', 1.0], 4) == 0.9825 and round(epoch['five', 'batch', 1.0], 4) == 0.9813
+
+
+def test_scale_decays_as_sgd_does():
+    "A stack in which each model has its own weight decay, against `torch.optim.SGD`"
+    from course_lib.stacks import fit_stack, image_sets, take_batch
+
+    S = load('scale_invariance')
+    images = image_sets('fashion_mnist')['train'].part(slice(256))
+    configs = [S.Part('all', 4, 0.1, 0, 4, 32)] * 2
+    decays = [0.5, 2.0]
+    orders = S.orders_of(configs, images)
+    nets = [S.part_net(c) for c in configs]
+    trainer, _, _ = fit_stack(nets, images, orders, [0.1, 0.1], at={0: S.decaying(decays)})
+    for c, decay, net in zip(configs, decays, trainer.models()):
+        other = S.part_net(c)
+        opt = torch.optim.SGD(other.parameters(), lr=0.1, weight_decay=decay)
+        for rows in orders[0]:
+            x, y = take_batch(images, rows)
+            opt.zero_grad()
+            torch.nn.functional.cross_entropy(other(x), y).backward()
+            opt.step()
+        for p, q in zip(net.parameters(), other.parameters()):
+            torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
+def test_scale_invariance_says():
+    "What the lesson says of its rows: settled angles and lengths, one number or two, the growing rate, norms alone"
+    import numpy as np
+
+    from course_lib.core import read_results
+    from course_lib.scale_invariance import growing_rate, settled_angle, settled_length
+    from course_lib.statistics import cell_stats, group_rows, paired
+
+    cells = group_rows(read_results('scale_equilibrium.jsonl'), 'product', 'lr')
+    assert len(cells) == 18 and all(len(v) == 5 and not any(r['failure'] for r in v) for v in cells.values())
+
+    def over_theory(row):
+        lr, product = row['config']['lr'], row['config']['product']
+        lengths = [settled_length(lr, product / lr, unit) ** 4 for unit in row['unit_grad2']]
+        return np.array([np.array(row['angle']) / settled_angle(lr, product / lr), np.array(row['length4']) / lengths])
+
+    ratio = {k: np.mean([over_theory(r) for r in v], 0) for k, v in cells.items() if k[0]}
+    late = np.array([v for (product, _), v in ratio.items() if product >= 0.003])
+    assert late.shape == (9, 2, 3) and abs(late[:, 0] - 1).max() < 0.041
+    assert late[:, 1].min() > 0.95 and 1.15 < late[:, 1].max() < 1.185
+    assert late[:, 1, 1:].max() < 1.08 and (abs(late[:, 1] - 1) > 0.1).sum() == 3
+    early = {k: abs(v[0] - 1).max() for k, v in ratio.items() if k[0] == 0.001}
+    assert early[0.001, 0.01] > 0.2 and max(early[0.001, 0.1], early[0.001, 1.0]) < 0.05
+    assert all(abs(v[0] - 1).max() > 0.3 for k, v in ratio.items() if k[0] == 0.0001)
+    settled = [r for (product, _), v in cells.items() if product >= 0.003 for r in v]
+    spread = [[np.std(o[50:]) / np.mean(o[50:]) for o in r['lengths']] for r in settled]
+    assert np.argmax(np.mean(spread, 0)) == 0  # layer 1 jumps most
+    ends = {lr: np.mean([r['lengths'][1][-1] for r in cells[0.01, lr]]) for lr in (0.01, 0.1, 1.0)}
+    assert 9 < ends[1.0] / ends[0.01] < 11.5 and 0.3 < ends[0.01] < 0.4 and 3.2 < ends[1.0] < 3.8
+    grown = {lr: np.mean([r['lengths'][1][-1] for r in cells[0.0, lr]]) for lr in (0.01, 1.0)}
+    assert 2.3 < grown[0.01] < 2.4 and 10 < grown[1.0] < 12
+
+    means = {k: cell_stats(v)['mean'] for k, v in cells.items()}
+    apart = {}
+    for product in (0.0001, 0.001, 0.003, 0.01, 0.03):
+        rates = ((0.1, 0.01), (1.0, 0.01), (1.0, 0.1))
+        apart[product] = [paired(cells[product, a], cells[product, b]) for a, b in rates]
+    judged = [d for product, found in apart.items() if product >= 0.001 for d in found]
+    assert max(abs(d['mean']) for d in judged) < 0.02 and 0.04 < max(max(-d['lo'], d['hi']) for d in judged) < 0.045
+    assert not any(d['lo'] > 0.01 or d['hi'] < -0.01 for d in judged)  # open, not refuted
+    assert all(d['lo'] > 0 for d in apart[0.001][:2])  # not settled: a little behind
+    assert apart[0.0001][1]['lo'] > 0.01 and 0.02 < apart[0.0001][1]['mean'] < 0.03  # the start still counts
+    by_product = [np.mean([means[product, lr] for lr in (0.1, 1.0)]) for product in (0.0001, 0.001, 0.003, 0.01, 0.03)]
+    assert by_product == sorted(by_product, reverse=True) and 0.125 < by_product[0] - by_product[-1] < 0.14
+    assert max(means.values()) - means[0.0, 1.0] < 0.001  # decay does not help a rate that is large enough
+    assert means[0.001, 0.01] - means[0.0, 0.01] > 0.01  # and does where it is too small
+
+    kinds = {kind: runs for (kind,), runs in group_rows(read_results('scale_schedule.jsonl'), 'kind').items()}
+    curves = {kind: np.array([r['accuracies'] for r in runs]) for kind, runs in kinds.items()}
+    gap = {kind: abs(curve - curves['decay'])[:, 1:].mean() for kind, curve in curves.items()}
+    assert gap['growing'] <= 1.5 * gap['nudged'] and 0.0075 < gap['growing'] < 0.0085  # the rule of the file
+    assert gap['constant'] > 3 * gap['nudged'] and paired(kinds['constant'], kinds['decay'])['lo'] > 0.01
+    c = kinds['growing'][0]['config']
+    assert 1e12 < growing_rate(c['lr'], c['product'] / c['lr'], c['steps'] - 1) < 2e12
+    times = [np.mean([r['lengths'][1][-1] for r in kinds[kind]]) for kind in ('growing', 'decay')]
+    assert 0.9e6 < times[0] / times[1] < 1.1e6
+
+    parts = group_rows(read_results('scale_parts.jsonl'), 'what', 'width')
+    trained = {key: runs[0]['trained'] for key, runs in parts.items()}
+    assert [trained['norms', w] for w in (4, 8, 16)] == [trained['others', w] for w in (4, 8, 16)] == [40, 80, 160]
+    assert trained['all', 16] == 14_128 and 0.83 < cell_stats(parts['all', 16])['mean'] < 0.86
+    assert 0.58 < cell_stats(parts['norms', 16])['mean'] < 0.595
+    ahead = {w: paired(parts['norms', w], parts['others', w]) for w in (4, 8, 16)}
+    assert ahead[16]['lo'] > 0.01 and 0.035 < ahead[16]['mean'] < 0.04
+    assert all(ahead[w]['lo'] < 0 < ahead[w]['hi'] for w in (4, 8))
