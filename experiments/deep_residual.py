@@ -47,8 +47,8 @@ from torch import nn
 from course_lib.core import set_seed
 from course_lib.residual import (
     deep_residual_net,
-    depth_scale,
     fixup_start,
+    harmonic_scale,
     root_scale,
     stream_moments,
     weigh_last,
@@ -72,7 +72,7 @@ def nothing(l, n):
 
 METHODS = dict(  # what `deep_residual_net` is given
     batch=dict(norm=nn.BatchNorm2d),
-    hand=dict(scale=depth_scale),
+    hand=dict(scale=harmonic_scale),
     unscaled=dict(),
     fixup=dict(learned=True),
     behind=dict(behind=nn.BatchNorm2d),
@@ -83,7 +83,7 @@ METHODS = dict(  # what `deep_residual_net` is given
     plain=dict(skip=0.0),
     group=dict(norm=GROUP),
     group_ws=dict(norm=GROUP),
-    hand_ws=dict(scale=depth_scale),
+    hand_ws=dict(scale=harmonic_scale),
 )
 DENSE = [m for m in METHODS if not m.startswith('group') and m != 'hand_ws']
 CONV = 'batch', 'hand', 'unscaled', 'fixup', 'behind', 'group', 'group_ws', 'hand_ws'
