@@ -86,7 +86,8 @@ METHODS = dict(  # what `deep_residual_net` is given
     hand_ws=dict(scale=harmonic_scale),
 )
 DENSE = [m for m in METHODS if not m.startswith('group') and m != 'hand_ws']
-CONV = [m for m in METHODS if m not in ('zero', 'plain')]
+CONV = 'batch', 'hand', 'unscaled', 'fixup', 'behind', 'group', 'group_ws', 'hand_ws'
+EVERY_DEPTH = 'batch', 'hand', 'unscaled', 'fixup', 'behind', 'halved', 'root', 'plain'
 LRS = dict(dense=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1), conv=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3))
 SHAPES = dict(dense=dict(width=64, side=1), conv=dict(width=8, side=4))
 TUNE_SEEDS, SEEDS = (0, 1), (2, 3, 4, 5, 6)
@@ -159,9 +160,10 @@ def train(configs):
 
 def cells():
     "Net, method, blocks; what decides first."
-    dense = {n: [('dense', method, n) for method in DENSE] for n in (64, 16, 4)}
+    deep = [('dense', method, 64) for method in DENSE]
+    none = [('dense', 'unscaled', 0), ('conv', 'unscaled', 0)]
     conv = [('conv', method, 16) for method in CONV]
-    return dense[64] + [('dense', 'unscaled', 0), ('conv', 'unscaled', 0)] + conv + dense[16] + dense[4]
+    return deep + none + conv + [('dense', method, blocks) for blocks in (16, 4) for method in EVERY_DEPTH]
 
 
 TUNE = Sweep(
