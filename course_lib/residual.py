@@ -124,7 +124,7 @@ def weigh_last(
 def fixup_start(
     net:nn.Module,  # without norms; its `ScaledBlock`s are changed
 ):
-    "Divide each branch's first layer by the root of their number; zero its last (Zhang et al. 2019)."
+    "Each branch: its first layer divided by sqrt(blocks), its last 0 (Zhang et al. 2019)."
     blocks = [m for m in net.modules() if isinstance(m, ScaledBlock)]
     for block in blocks:
         first, last = [m for m in block.branch if isinstance(m, nn.Conv2d)]
