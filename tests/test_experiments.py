@@ -15,6 +15,8 @@ TINY = [
     ('small_batch', 'final', dict(samples=20), 3),
     ('small_batch', 'EPS_SWEEP', dict(eps=1.0, samples=20), 3),
     ('residual', 'TUNE', dict(samples=20), 2),
+    ('deep_residual', 'TUNE', dict(blocks=2, samples=128), 2),
+    ('deep_residual', 'final', dict(blocks=2, samples=128), 2),
     ('why_batchnorm', 'SWEEP', dict(noise=1.0, n_train=384, every=4), 1),
     ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
     ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),

@@ -90,11 +90,6 @@ def hook(net):
     weigh_last(net, 0.0)
 
 
-def freeze(net):
-    weigh_last(net, 0.0)
-    net[1].requires_grad_(False)
-
-
 @torch.no_grad()
 def all_zero(net):
     for p in net.parameters():
@@ -110,7 +105,6 @@ MENDS = [
     (lambda net: weigh_last(net, 1.0), 'no parameter has changed'),
     (set_scale, 'are no parameters'),
     (hook, 'a hook changes'),
-    (freeze, 'no longer learn'),
     (lambda net: net.append(torch.nn.Identity()), 'the layers are no longer the same'),
     (all_zero, 'all images look alike'),
     (double_heads, 'the stream explodes'),
