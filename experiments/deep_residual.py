@@ -2,7 +2,8 @@
 
 Claims. De and Smith 2020: batch norm makes deep residual nets trainable because it downscales the branch: in block l
     it is 1/l of the stream's variance; one learned number per branch, 0 at the start ("SkipInit"), does the same.
-    Zhang et al. 2019: with Fixup a net of 10,000 layers trains without a norm, and a ResNet "as well as" with one.
+    Zhang et al. 2019: with Fixup a net of 10,000 layers trains without a norm, and nets without one train as fast and
+    generalize "equally well".
     Qiao et al. 2019: standardized weights make group norm better. Brock et al. 2021: with them and scales by hand
     no norm is needed.
 
