@@ -34,7 +34,7 @@ Fixup here: scaled and zero weights, a last layer of zeros, a learned factor for
     per unit, where the paper has one number per layer; its ten times smaller rate for these is left out.
 
 Stacks of up to 12. 612 runs in 65 minutes, on a quarter of a busy core; perhaps 20 on an idle one. Left out: more
-    steps, wider nets, a schedule, clipped gradients, deeper nets of convolutions, `zero` and `skipinit` at other depths.
+    steps, wider nets, a schedule, clipped gradients, deeper convolutions, `zero` and `skipinit` at other depths.
 """
 
 import math

@@ -712,6 +712,7 @@ def test_deep_residual_says():
     assert -0.075 < ahead('hand', 'batch', 'conv', 16)['mean'] < -0.065
     fixup = ahead('fixup', 'batch', 'conv', 16)
     assert fixup['lo'] < -0.01 < fixup['hi'] and abs(fixup['mean'] + 0.006) < 0.0005
-    found = {pair: ahead(*pair, 'conv', 16) for pair in (('group_ws', 'group'), ('hand_ws', 'hand'), ('hand_ws', 'batch'))}
+    pairs = ('group_ws', 'group'), ('hand_ws', 'hand'), ('hand_ws', 'batch')
+    found = {pair: ahead(*pair, 'conv', 16) for pair in pairs}
     assert [round(d['mean'], 3) for d in found.values()] == [0.112, 0.087, 0.019]
     assert list(map(claim_verdict, found.values())) == ['holds', 'holds', 'open']
