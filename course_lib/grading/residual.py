@@ -69,7 +69,9 @@ def stream_sizes(
         raise Miss(f'{len(scales)} blocks, but {len(sizes)} numbers')
     return sizes
 
-def gives_sizes(f):
+def gives_sizes(
+    f,  # submission
+):
     "Can it be called, and is it a list?"
     stream_sizes(f, [1., .5])
 
