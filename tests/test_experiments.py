@@ -15,6 +15,8 @@ TINY = [
     ('small_batch', 'final', dict(samples=20), 3),
     ('small_batch', 'EPS_SWEEP', dict(eps=1.0, samples=20), 3),
     ('residual', 'TUNE', dict(samples=20), 2),
+    ('deep_residual', 'TUNE', dict(blocks=2, samples=128), 2),
+    ('deep_residual', 'final', dict(blocks=2, samples=128), 2),
     ('why_batchnorm', 'SWEEP', dict(noise=1.0, n_train=384, every=4), 1),
     ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
     ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),
@@ -863,3 +865,45 @@ def test_scale_invariance_says():
     ahead = {w: paired(parts['norms', w], parts['others', w]) for w in (4, 8, 16)}
     assert ahead[16]['lo'] > 0.01 and 0.035 < ahead[16]['mean'] < 0.04
     assert all(ahead[w]['lo'] < 0 < ahead[w]['hi'] for w in (4, 8))
+def test_deep_residual_says():
+    "What the lesson on residual nets says of its rows: who learns at 128 layers, what blocks are worth, the verdicts"
+    from statistics import fmean, median
+    from course_lib.records import claim_verdict
+    from course_lib.statistics import group_rows, paired, score, tuned
+    cells = group_rows(read_results('deep_residual.jsonl'), 'net', 'method', 'blocks')
+    tuning = group_rows(read_results('deep_residual_tune.jsonl'), 'net', 'method', 'blocks')
+    mean = {cell: fmean(map(score, rows)) for cell, rows in cells.items()}
+    deep = {method: m for (net, method, blocks), m in mean.items() if (net, blocks) == ('dense', 64)}
+    def ahead(one, other, net='dense', blocks=64):
+        return paired(cells[net, one, blocks], cells[net, other, blocks])
+    edges = {cell for cell, rows in tuning.items() if tuned(rows, by='tune_accuracy')['edge']}
+    assert edges == {('dense', 'unscaled', 64)}  # where each rate diverges
+    assert {len(rows) for rows in cells.values()} == {5}
+    assert [round(deep[m], 3) for m in ('hand', 'batch', 'behind')] == [0.777, 0.739, 0.099]
+    assert all(r['failure'] for r in cells['dense', 'unscaled', 64]) and 0.25 < deep['halved'] < 0.29
+    half = ahead('batch', 'unscaled')['mean'] / 2
+    assert ahead('hand', 'unscaled')['lo'] > half and ahead('hand', 'batch')['lo'] > 0
+    assert max(ahead(m, 'unscaled')['mean'] for m in ('behind', 'halved')) < half
+    fixup = ahead('fixup', 'batch')
+    assert fixup['lo'] > 0.01 and abs(fixup['mean'] - 0.047) < 0.0005
+    def share(method):
+        return median(share for row in cells['dense', method, 64] for _, _, share in row['stream'])
+    assert share('fixup') < 1e-4 < share('root') < 0.01 < share('batch')
+    nothing = cells['dense', 'unscaled', 0]
+    for method in ('hand', 'fixup', 'skipinit', 'zero', 'root'):
+        assert abs(deep[method] - mean['dense', 'unscaled', 0]) < 0.011
+    assert paired(cells['dense', 'batch', 64], nothing)['hi'] < 0
+    assert mean['conv', 'unscaled', 0] < 0.46
+    worth = paired(cells['conv', 'batch', 16], cells['conv', 'unscaled', 0])
+    assert worth['lo'] > 0 and abs(worth['mean'] - 0.21) < 0.005
+    gap, hand = (ahead(m, 'unscaled', 'conv', 16) for m in ('batch', 'hand'))
+    assert 0.75 < hand['mean'] / gap['mean'] < 0.85 and hand['lo'] < gap['mean'] / 2  # open
+    scores = [score(r) for r in cells['conv', 'unscaled', 16]]
+    assert min(scores) == 0.1 and 0.53 < max(scores) < 0.55
+    assert -0.075 < ahead('hand', 'batch', 'conv', 16)['mean'] < -0.065
+    fixup = ahead('fixup', 'batch', 'conv', 16)
+    assert fixup['lo'] < -0.01 < fixup['hi'] and abs(fixup['mean'] + 0.006) < 0.0005
+    pairs = ('group_ws', 'group'), ('hand_ws', 'hand'), ('hand_ws', 'batch')
+    found = {pair: ahead(*pair, 'conv', 16) for pair in pairs}
+    assert [round(d['mean'], 3) for d in found.values()] == [0.112, 0.087, 0.019]
+    assert list(map(claim_verdict, found.values())) == ['holds', 'holds', 'open']
