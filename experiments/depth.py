@@ -45,8 +45,7 @@ SCALES = {  # variance of a bias -> values of sigma_w
     0.05: (0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.1, 2.5),
     0.3: (1.1, 1.3, 1.5, 1.6, 1.8, 2.1),
 }
-MAP_LRS = 0.0001, 0.0004, 0.0016, 0.0064
-LRS = *MAP_LRS, 0.0256
+LRS = 0.0001, 0.0004, 0.0016, 0.0064, 0.0256
 STARTS = list(product(('tanh', 'relu'), ('gaussian', 'orthogonal'), (20, 60, 200)))
 ACTS = dict(tanh=nn.Tanh, relu=nn.ReLU)
 
@@ -135,7 +134,7 @@ def map_grid():
         for depth in DEPTHS
         for var_b, sigma_w in cells
         if depth <= (200 if var_b == 0.05 else 80)
-        for lr in MAP_LRS
+        for lr in LRS
     ]
 
 
