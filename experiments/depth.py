@@ -34,6 +34,7 @@ import torch
 from torch import nn
 
 from course_lib.core import set_seed
+from course_lib.depth import plain_mlp
 from course_lib.rows import read_rows
 from course_lib.stacks import batch_order, fit_stack, image_sets, judged
 from course_lib.statistics import group_rows, tuned
@@ -68,24 +69,10 @@ class Deep:
     dataset: str = 'fashion_mnist'
 
 
-@torch.no_grad()
 def model(c):
     "The net at its start. The last layer has Gaussian weights of scale 1, for all alike."
     set_seed(c.seed)
-    layers, n_in = [nn.Flatten()], 784
-    for _ in range(c.depth):
-        layer = nn.Linear(n_in, c.width)
-        if c.weights == 'orthogonal':
-            nn.init.orthogonal_(layer.weight, c.sigma_w)
-        else:
-            layer.weight.normal_(0, c.sigma_w / math.sqrt(n_in))
-        layer.bias.normal_(0, 1).mul_(math.sqrt(c.var_b))
-        layers += [layer, ACTS[c.act]()]
-        n_in = c.width
-    last = nn.Linear(n_in, 10)
-    last.weight.normal_(0, 1 / math.sqrt(n_in))
-    last.bias.zero_()
-    return nn.Sequential(*layers, last)
+    return plain_mlp(c.depth, ACTS[c.act], c.sigma_w, math.sqrt(c.var_b), c.weights == 'orthogonal', c.width)
 
 
 def fit(configs):
