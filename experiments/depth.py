@@ -46,8 +46,9 @@ SCALES = {  # variance of a bias -> values of sigma_w
     0.05: (0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.1, 2.5),
     0.3: (1.1, 1.3, 1.5, 1.6, 1.8, 2.1),
 }
+DEEPEST = 1.2, 1.3, 1.4, 1.6  # of .05: what is deeper than 80 layers
 LRS = 0.0001, 0.0004, 0.0016, 0.0064, 0.0256
-STARTS = list(product(('tanh', 'relu'), ('gaussian', 'orthogonal'), (20, 60, 200)))
+STARTS = list(product(('tanh', 'relu'), ('gaussian', 'orthogonal'), (20, 60, 120)))
 ACTS = dict(tanh=nn.Tanh, relu=nn.ReLU)
 
 
@@ -120,7 +121,7 @@ def map_grid():
         Deep('tanh', 'gaussian', sigma_w, var_b, depth, lr, 0)
         for depth in DEPTHS
         for var_b, sigma_w in cells
-        if depth <= (200 if var_b == 0.05 else 80)
+        if depth <= 80 or var_b == 0.05 and sigma_w in DEEPEST
         for lr in LRS
     ]
 
