@@ -130,14 +130,14 @@ def depth_scale(
     slope = correlation_slope(c, q, f, sigma_w).item()
     return -1/math.log(slope) if slope < 1 else math.inf
 
-# %% ../nbs/14_depth.ipynb #depth37
+# %% ../nbs/14_depth.ipynb #depth39
 def jacobian_spread(
     f,                      # activation, of a float64 tensor
     sigma_w:float,          # standard deviation of a weight times the root of its fan-in
     depth:int,              # layers, without biases
     orthogonal:bool=False,  # orthogonal weights in place of normal ones
 )->float:                   # 0: all directions are stretched alike
-    "Variance of the squared singular values over their squared mean, for inputs of variance 1 (Pennington et al. 2017)."
+    "Variance of s² over its squared mean, for inputs of mean square 1 (Pennington et al. 2017)."
     q, spread = torch.tensor(sigma_w**2, dtype=torch.float64), 0.
     for _ in range(depth):
         slopes = derivative(f)(q**.5*Z)

@@ -48,7 +48,7 @@ SCALES = {  # variance of a bias -> values of sigma_w
 }
 DEEPEST = 1.2, 1.3, 1.4, 1.6  # of .05: what is deeper than 80 layers
 LRS = 0.0001, 0.0004, 0.0016, 0.0064, 0.0256
-STARTS = list(product(('tanh', 'relu'), ('gaussian', 'orthogonal'), (20, 60, 120)))
+STARTS = list(product(('tanh', 'relu'), ('gaussian', 'orthogonal'), (10, 30, 90)))
 ACTS = dict(tanh=nn.Tanh, relu=nn.ReLU)
 
 

@@ -139,7 +139,8 @@ def one_tap(
         sizes = w.square().sum((0, 1))
         if sizes[middle, middle] == 0:
             at = [tuple(i) for i in sizes.nonzero().tolist()]
-            raise Miss(f'the middle of a {w.shape[-1]}x{w.shape[-1]} kernel is {(middle, middle)}, and it is empty; filled is {at[:3]}')
+            size = f'{w.shape[-1]}x{w.shape[-1]}'
+            raise Miss(f'the middle of a {size} kernel is {(middle, middle)}, and it is empty; filled is {at[:3]}')
         if (sizes > 0).sum() > 1:
             raise Miss('other taps than the middle one are not 0', 'isometry')
 
