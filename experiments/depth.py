@@ -48,6 +48,7 @@ SCALES = {  # variance of a bias -> values of sigma_w
 }
 DEEPEST = 1.2, 1.3, 1.4, 1.6  # of .05: what is deeper than 80 layers
 LRS = 0.0001, 0.0004, 0.0016, 0.0064, 0.0256
+START_LRS = sorted([*LRS, 0.0008, 0.0032])
 STARTS = list(product(('tanh', 'relu'), ('gaussian', 'orthogonal'), (10, 30, 90)))
 ACTS = dict(tanh=nn.Tanh, relu=nn.ReLU)
 
@@ -128,7 +129,7 @@ def map_grid():
 
 MAP = Sweep(map_grid(), OUT / 'depth_map.jsonl', train, same, stack)
 TUNE = Sweep(
-    [start(*cell, lr, seed) for cell in STARTS for lr in LRS for seed in (100, 101)],
+    [start(*cell, lr, seed) for cell in STARTS for lr in START_LRS for seed in (100, 101)],
     OUT / 'depth_tune.jsonl',
     train,
     same,

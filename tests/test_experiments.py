@@ -1,6 +1,6 @@
 "Each experiment on the engine: a tiny config from end to end, and the committed rows belong to its grid."
 
-import dataclasses, importlib.util, json, os
+import dataclasses, importlib.util, json, math, os
 from pathlib import Path
 
 import pytest, torch
@@ -24,6 +24,7 @@ TINY = [
     ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
     ('finetune', 'TUNE', dict(n_train=16, epochs=1, n_old=256, n_tune=50), 3),
     ('towards90', 'SMALL', dict(n_train=256), 1),
+    ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
 ]
 
 
@@ -61,7 +62,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
 
 
-@pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), ('towards90', 'FULL')])
+@pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), ('towards90', 'FULL'), ('depth', 'MAP')])
 def test_rows_belong_to_the_grid(name, attr):
     sweep = sweep_of(name, attr)
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
@@ -662,3 +663,37 @@ def test_small_batch_says():
     rows = read_results('one_epoch.jsonl')
     epoch = {k: fmean(map(score, v)) for k, v in group_rows(rows, 'model', 'norm', 'lr').items()}
     assert round(epoch['resnet', 'batch', 1.0], 4) == 0.9825 and round(epoch['five', 'batch', 1.0], 4) == 0.9813
+
+
+def test_depth_says():
+    "What the lesson on depth says of its rows: where training ends, in depth scales, and what orthogonal weights gain"
+    from course_lib.core import read_results
+    from course_lib.depth import correlation_slope, depth_scale, fixed_point
+    from course_lib.statistics import group_rows, tuned
+
+    cells = group_rows(read_results('depth_map.jsonl'), 'var_b', 'sigma_w', 'depth')
+    reached = {cell: tuned(rows, by='tune_accuracy')['mean'] for cell, rows in cells.items()}
+    borders, in_scales, in_gradients = {}, {}, {}
+    for var_b, sigma_w in {cell[:2] for cell in reached}:
+        column = sorted((d, a) for (b, w, d), a in reached.items() if (b, w) == (var_b, sigma_w))
+        below = [i for i, (_, a) in enumerate(column) if a < 0.45]
+        if not below:
+            continue
+        (d0, a0), (d1, a1) = column[below[0] - 1 : below[0] + 1]
+        depth = d0 * (d1 / d0) ** ((a0 - 0.45) / (a0 - a1))
+        q, _ = fixed_point(torch.tanh, sigma_w, var_b**0.5)
+        borders[var_b, sigma_w] = depth
+        in_scales[var_b, sigma_w] = depth / depth_scale(torch.tanh, sigma_w, var_b**0.5)
+        slope = correlation_slope(1.0, q, torch.tanh, sigma_w).item()
+        in_gradients[var_b, sigma_w] = depth * abs(math.log(slope)), slope
+    assert len(borders) == 16 and sum(3 <= n <= 12 for n in in_scales.values()) == 15
+    assert 1.7 < in_scales[0.05, 1.3] < 1.9 and 113 < borders[0.05, 1.3] < 115  # at the edge
+    for sigma_w, wider in ((1.1, -1), (1.3, -1), (1.8, 1)):  # other biases
+        assert (borders[0.3, sigma_w] - borders[0.05, sigma_w]) * wider > 0
+    assert all(borders[0.3, w] < borders[0.05, w] / 2 for w in (1.1, 1.3)) and (0.3, 1.6) not in borders
+    assert [round(borders[b, 2.1]) for b in (0.05, 0.3)] == [30, 36]
+    short = [cell for cell in borders if borders[cell] / in_scales[cell] < 12.5]
+    ordered, chaotic = ([cell for cell in short if (in_gradients[cell][1] < 1) == order] for order in (True, False))
+    assert all(4.9 < in_scales[cell] < 11.2 for cell in ordered) and len(ordered) == 7
+    assert all(4.4 < in_scales[cell] < 7.7 and 9.2 < in_gradients[cell][0] < 11.2 for cell in chaotic)
+    assert len(chaotic) == 6

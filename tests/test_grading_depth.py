@@ -54,7 +54,7 @@ WRONG = [
     ('slope_at_one', lambda f, q, s: s**2 * normal_mean(f(q**0.5 * Z)) ** 2, 'the square of the mean'),
     ('slope_at_one', lambda f, q, s: s**2 * q * normal_mean(f(q**0.5 * Z) ** 2), 'q is inside already'),
     ('slope_at_one', lambda f, q, s: s**2 * normal_mean(f(Z) ** 2), 'the variance q is forgotten'),
-    ('slope_at_one', lambda f, q, s: s**2 * normal_mean(f(q * Z) ** 2), 'its root belongs on Z'),
+    ('slope_at_one', lambda f, q, s: s**2 * normal_mean(f(q * Z) ** 2), 'its root belongs on z'),
     ('slope_at_one', lambda f, q, s: s * normal_mean(f(q**0.5 * Z) ** 2) ** 0.5, 'this is the root of it'),
     ('slope_at_one', lambda f, q, s: s**2 * normal_mean(torch.tanh(q**0.5 * Z) ** 2), 'in place of'),
     ('slope_at_one', lambda f, q, s: s**2 * f(q**0.5 * Z) ** 2, 'one number'),

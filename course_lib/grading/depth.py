@@ -48,8 +48,8 @@ def wrong_slopes(
         'the mean of the slope, where the mean of its square belongs': sigma_w**2*normal_mean(right),
         'the square of the mean, where the mean of the square belongs': sigma_w**2*normal_mean(right)**2,
         'sigma_w squared times q: q is inside already': sigma_w**2*q*normal_mean(right**2),
-        'the variance q is forgotten: Z has variance 1': sigma_w**2*normal_mean(slope_of(Z)**2),
-        'q is a variance: its root belongs on Z': sigma_w**2*normal_mean(slope_of(q*Z)**2),
+        'the variance q is forgotten: z has variance 1': sigma_w**2*normal_mean(slope_of(Z)**2),
+        'q is a variance: its root belongs on z': sigma_w**2*normal_mean(slope_of(q*Z)**2),
         'this is the root of it: asked for is the slope itself': sigma_w*normal_mean(right**2).sqrt()}
 
 def gives_slope(
