@@ -697,3 +697,35 @@ def test_depth_says():
     assert all(4.9 < in_scales[cell] < 11.2 for cell in ordered) and len(ordered) == 7
     assert all(4.4 < in_scales[cell] < 7.7 and 9.2 < in_gradients[cell][0] < 11.2 for cell in chaotic)
     assert len(chaotic) == 6
+    assert max(a for (b, w, d), a in reached.items() if d == 200) < 0.33
+
+    tune = group_rows(read_results('depth_tune.jsonl'), 'act', 'weights', 'depth')
+    best = {cell: tuned(rows, by='tune_accuracy') for cell, rows in tune.items()}
+    assert [cell for cell in best if best[cell]['edge']] == [('tanh', 'gaussian', 10)]
+    finals, lower = {}, {}
+    for (act, weights, depth, lr), rows in group_rows(
+        read_results('depth.jsonl'), 'act', 'weights', 'depth', 'lr'
+    ).items():
+        (finals if lr == best[act, weights, depth]['lr'] else lower)[act, weights, depth] = rows
+    assert len(finals) == len(lower) == 12 and all(len(rows) == 5 for rows in [*finals.values(), *lower.values()])
+
+    def gain(act, depth, runs=finals):
+        return paired(runs[act, 'orthogonal', depth], runs[act, 'gaussian', depth])
+
+    def mean(rows):
+        return round(sum(r['accuracy'] for r in rows) / len(rows), 2)
+
+    assert [round(gain('tanh', d)['mean'], 2) for d in (10, 30, 90)] == [0.01, 0.03, 0.45]
+    assert all(gain('tanh', d)['lo'] > 0 for d in (10, 30, 90)) and gain('tanh', 10, lower)['mean'] < 0
+    assert gain('tanh', 30, lower)['lo'] > 0 and gain('tanh', 90, lower)['lo'] > 0
+    cells = ('tanh', 'orthogonal', 90), ('tanh', 'gaussian', 90)
+    assert [mean(finals[cell]) for cell in cells] == [0.76, 0.31] and mean(lower[cells[1]]) == 0.41
+    assert sum(r['accuracy'] < 0.21 for r in finals[cells[1]]) == 3
+    assert all(gain('relu', d)['lo'] < 0 < gain('relu', d)['hi'] for d in (10, 30, 90))
+    assert [round(gain('relu', 90)[k], 2) for k in ('mean', 'lo', 'hi')] == [0.05, -0.01, 0.11]
+    more = [
+        a['accuracy'] - b['accuracy'] - c['accuracy'] + d['accuracy']
+        for a, b, c, d in zip(*(finals[act, w, 90] for act in ('tanh', 'relu') for w in ('orthogonal', 'gaussian')))
+    ]
+    low, high = t_interval(more)
+    assert [round(v, 2) for v in (sum(more) / 5, low, high)] == [0.40, 0.21, 0.59]
