@@ -669,7 +669,7 @@ def test_depth_says():
     "What the lesson on depth says of its rows: where training ends, in depth scales, and what orthogonal weights gain"
     from course_lib.core import read_results
     from course_lib.depth import correlation_slope, depth_scale, fixed_point
-    from course_lib.statistics import group_rows, tuned
+    from course_lib.statistics import group_rows, paired, t_interval, tuned
 
     cells = group_rows(read_results('depth_map.jsonl'), 'var_b', 'sigma_w', 'depth')
     reached = {cell: tuned(rows, by='tune_accuracy')['mean'] for cell, rows in cells.items()}
