@@ -35,10 +35,10 @@ def one_number(
 SLOPE_CASES = ((torch.tanh, .7, 1.4), (torch.sin, 1.9, .8))  # activation, variance, sigma_w
 
 def wrong_slopes(
-    f,        # activation
-    q:float,  # variance
-    sigma_w:float,
-)->dict:      # what the learner did -> the number that comes of it
+    f,              # activation
+    q:float,        # variance of the linear outputs
+    sigma_w:float,  # standard deviation of a weight times the root of its fan-in
+)->dict:            # what the learner did -> the number that comes of it
     "Known mistakes in the slope of the correlation map at 1."
     slope_of = derivative(f)
     right = slope_of(q**.5*Z)
