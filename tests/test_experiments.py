@@ -1,6 +1,6 @@
 "Each experiment on the engine: a tiny config from end to end, and the committed rows belong to its grid."
 
-import dataclasses, importlib.util, json, os, random, signal, time
+import dataclasses, importlib.util, json, math, os, random, signal, time
 from pathlib import Path
 
 import pytest, torch
@@ -29,6 +29,7 @@ TINY = [
     ('scale_invariance', 'EQUILIBRIUM', dict(product=0.01, steps=6, every=2, batch_size=32), 1),
     ('scale_invariance', 'SCHEDULE', dict(kind='growing', steps=6, every=3, batch_size=32), 2),
     ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
+    ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
 ]
 
 
@@ -68,6 +69,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
 
 LENET = 'MODELS', 'FLAGS', 'GAP', 'STEP'
 OTHERS = [
+    ('depth', 'final'),
     ('scale_invariance', 'final'),
     ('towards90', 'FULL'),
     *(('lenet', part) for part in LENET),
@@ -907,3 +909,61 @@ def test_deep_residual_says():
     found = {pair: ahead(*pair, 'conv', 16) for pair in pairs}
     assert [round(d['mean'], 3) for d in found.values()] == [0.112, 0.087, 0.019]
     assert list(map(claim_verdict, found.values())) == ['holds', 'holds', 'open']
+def test_depth_says():
+    "What the lesson on depth says of its rows: where training ends, in depth scales, and what orthogonal weights gain"
+    from course_lib.depth import correlation_slope, depth_scale, fixed_point
+    from course_lib.statistics import group_rows, paired, t_interval, tuned
+    cells = group_rows(read_results('depth_map.jsonl'), 'var_b', 'sigma_w', 'depth')
+    reached = {cell: tuned(rows, by='tune_accuracy')['mean'] for cell, rows in cells.items()}
+    borders, in_scales, in_gradients = {}, {}, {}
+    for var_b, sigma_w in {cell[:2] for cell in reached}:
+        column = sorted((d, a) for (b, w, d), a in reached.items() if (b, w) == (var_b, sigma_w))
+        below = [i for i, (_, a) in enumerate(column) if a < 0.45]
+        if not below:
+            continue
+        (d0, a0), (d1, a1) = column[below[0] - 1 : below[0] + 1]
+        depth = d0 * (d1 / d0) ** ((a0 - 0.45) / (a0 - a1))
+        q, _ = fixed_point(torch.tanh, sigma_w, var_b**0.5)
+        borders[var_b, sigma_w] = depth
+        in_scales[var_b, sigma_w] = depth / depth_scale(torch.tanh, sigma_w, var_b**0.5)
+        slope = correlation_slope(1.0, q, torch.tanh, sigma_w).item()
+        in_gradients[var_b, sigma_w] = depth * abs(math.log(slope)), slope
+    assert len(borders) == 16 and sum(3 <= n <= 12 for n in in_scales.values()) == 15
+    assert 1.7 < in_scales[0.05, 1.3] < 1.9 and 113 < borders[0.05, 1.3] < 115  # at the edge
+    for sigma_w, wider in ((1.1, -1), (1.3, -1), (1.8, 1)):  # other biases
+        assert (borders[0.3, sigma_w] - borders[0.05, sigma_w]) * wider > 0
+    assert all(borders[0.3, w] < borders[0.05, w] / 2 for w in (1.1, 1.3)) and (0.3, 1.6) not in borders
+    assert [round(borders[b, 2.1]) for b in (0.05, 0.3)] == [30, 36]
+    short = [cell for cell in borders if borders[cell] / in_scales[cell] < 12.5]
+    ordered, chaotic = ([cell for cell in short if (in_gradients[cell][1] < 1) == order] for order in (True, False))
+    assert all(4.9 < in_scales[cell] < 11.2 for cell in ordered) and len(ordered) == 7
+    assert all(4.4 < in_scales[cell] < 7.7 and 9.2 < in_gradients[cell][0] < 11.2 for cell in chaotic)
+    assert len(chaotic) == 6
+    assert max(a for (b, w, d), a in reached.items() if d == 200) < 0.33
+    tune = group_rows(read_results('depth_tune.jsonl'), 'act', 'weights', 'depth')
+    best = {cell: tuned(rows, by='tune_accuracy') for cell, rows in tune.items()}
+    assert [cell for cell in best if best[cell]['edge']] == [('tanh', 'gaussian', 10)]
+    finals, lower = {}, {}
+    for (act, weights, depth, lr), rows in group_rows(
+        read_results('depth.jsonl'), 'act', 'weights', 'depth', 'lr'
+    ).items():
+        (finals if lr == best[act, weights, depth]['lr'] else lower)[act, weights, depth] = rows
+    assert len(finals) == len(lower) == 12 and all(len(rows) == 5 for rows in [*finals.values(), *lower.values()])
+    def gain(act, depth, runs=finals):
+        return paired(runs[act, 'orthogonal', depth], runs[act, 'gaussian', depth])
+    def mean(rows):
+        return round(sum(r['accuracy'] for r in rows) / len(rows), 2)
+    assert [round(gain('tanh', d)['mean'], 2) for d in (10, 30, 90)] == [0.01, 0.03, 0.45]
+    assert all(gain('tanh', d)['lo'] > 0 for d in (10, 30, 90)) and gain('tanh', 10, lower)['mean'] < 0
+    assert gain('tanh', 30, lower)['lo'] > 0 and gain('tanh', 90, lower)['lo'] > 0
+    cells = ('tanh', 'orthogonal', 90), ('tanh', 'gaussian', 90)
+    assert [mean(finals[cell]) for cell in cells] == [0.76, 0.31] and mean(lower[cells[1]]) == 0.41
+    assert sum(r['accuracy'] < 0.21 for r in finals[cells[1]]) == 3
+    assert all(gain('relu', d)['lo'] < 0 < gain('relu', d)['hi'] for d in (10, 30, 90))
+    assert [round(gain('relu', 90)[k], 2) for k in ('mean', 'lo', 'hi')] == [0.05, -0.01, 0.11]
+    more = [
+        a['accuracy'] - b['accuracy'] - c['accuracy'] + d['accuracy']
+        for a, b, c, d in zip(*(finals[act, w, 90] for act in ('tanh', 'relu') for w in ('orthogonal', 'gaussian')))
+    ]
+    low, high = t_interval(more)
+    assert [round(v, 2) for v in (sum(more) / 5, low, high)] == [0.40, 0.21, 0.59]
