@@ -18,11 +18,9 @@ from pathlib import Path
 
 import torch
 from fastcore.script import call_parse
-from tabulate import tabulate
-from torch.utils.benchmark import timer
 
 from .core import can_compile
-from .timing import NORM_PAIRS, bench_ceiling, bench_norm, bench_passes
+from .timing import NORM_PAIRS, bench_ceiling, bench_norm, bench_passes, done_at
 from .timing import (NORM_PASSES, alternate, compiled, count_fused, count_passes,  # noqa: F401 (as before)
                                fused_passes, fwd_bwd, median_interval, norm_pair, speed_ratio)
 from .workloads import (bench_control, bench_epochs, bench_imports, bench_ops, bench_pages, bench_sizes,
@@ -68,6 +66,7 @@ def _bench_table(res):
 
 def _table_text(rows):
     "The table for people."
+    from tabulate import tabulate
     def line(o):
         met = {None:'', True:'met', False:'NOT met'}[o['met']]
         target = '' if o['target'] is None else f"at {'least' if o['at_least'] else 'most'} {o['target']}"
@@ -198,7 +197,7 @@ def course_bench(
         seconds = kept.get('seconds', {}) | res['seconds']
         whole = dict(rows=[]) | kept | {k:v for k,v in res.items() if v} | dict(seconds=seconds)
         Path(out).write_text(json.dumps(whole | dict(table=_bench_table(whole)))+'\n')
-    clock = time.thread_time if threads==1 and device=='cpu' else timer
+    clock = time.thread_time if threads==1 and device=='cpu' else done_at
     how = dict(rounds=7 if quick else rounds, min_time=.003 if quick else .01, clock=clock)
     seconds = sum(_bench_all(norms, shapes, modes, formats, parts, device, how, save)['seconds'].values())
     table = json.loads(Path(out).read_text())['table']

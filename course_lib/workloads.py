@@ -21,18 +21,17 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.benchmark import timer
 from torch.utils.data import DataLoader
 
 from .datasets import DataLoaders, collate_dict, get_dataset, inplace
-from .timing import (MemoryTraffic, alternate, bench_norm, compiled, count_passes, fwd_bwd, median_interval,
-                               norm_pair, speed_ratio)
+from .timing import (MemoryTraffic, alternate, bench_norm, compiled, count_passes, done_at, fwd_bwd,
+                               median_interval, norm_pair, speed_ratio)
 
 # %% ../nbs/library/workloads.ipynb #d4af3c0a
 def _ms(seconds):
     return round(float(np.median(seconds))*1e3, 5)
 
-def bench_control(shape=(64,64,28,28), pairs=60, device='cpu', clock=timer):
+def bench_control(shape=(64,64,28,28), pairs=60, device='cpu', clock=done_at):
     "Ratios that should all be 1: the first calls of a new process, single pairs, blocks of `pairs`/6 steps."
     layers = [norm_pair('batch', shape, device=device)[1] for _ in range(2)]
     _,_,x,g = norm_pair('batch', shape, device=device)
@@ -156,7 +155,7 @@ def bench_epochs(
               watched=lambda: fit(memory, metrics, ProgressCB), stats=lambda: fit(memory, metrics, ProgressCB, stats))
     how['min_time'] = 0
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        wall = alternate(dict(memory=fs['learner']) | streams, **how|dict(clock=timer))  # other processes work, too
+        wall = alternate(dict(memory=fs['learner']) | streams, **how|dict(clock=done_at))  # other processes work, too
         ts = alternate(fs, **how)
         flops,_ = _counted(fs['bare'])
     best = min(workers, key=lambda w: np.median(wall[w]))

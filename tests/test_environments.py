@@ -28,7 +28,7 @@ def test_wheel_holds(built):
     assert has('data/NOTICE') and has('licenses/LICENSE')
     assert {Path(n).name for n in names if '/results/' in n} == {p.name for p in (L.ROOT / 'nbs/results').iterdir()}
     assert not has('.ipynb') and not [n for n in names if n.startswith(('tests', 'nbs'))]
-    assert sum(f.file_size for f in zipfile.ZipFile(built[1]).infolist()) < 10e6
+    assert sum(f.file_size for f in zipfile.ZipFile(built[1]).infolist()) < 15e6
 
 
 def test_sdist_builds_the_wheel(built):
@@ -94,7 +94,7 @@ def test_what_tools_import_is_declared():
 def test_imports_are_cheap():
     "The norms cost what torch costs, and so do the commands: data, figures, statistics are loaded where they are used"
     code = 'import sys, torch; before = set(sys.modules); import course_lib.{}; print(*set(sys.modules)-before)'
-    for modules, allowed in (('norms', set()), ('train, course_lib.bench, course_lib.small_batch', {'tqdm'})):
+    for modules, allowed in (('norms', set()), ('train, course_lib.bench, course_lib.small_batch', {'tqdm', 'torch'})):
         cmd = [sys.executable, '-c', code.format(modules)]
         new = {o.split('.')[0] for o in subprocess.run(cmd, capture_output=True, text=True, check=True).stdout.split()}
         assert new - set(sys.stdlib_module_names) <= {'course_lib', 'fastcore'} | allowed
