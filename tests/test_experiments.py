@@ -870,14 +870,19 @@ def test_scale_invariance_says():
 def test_deep_residual_says():
     "What the lesson on residual nets says of its rows: who learns at 128 layers, what blocks are worth, the verdicts"
     from statistics import fmean, median
+
+    from course_lib.core import read_results
     from course_lib.records import claim_verdict
     from course_lib.statistics import group_rows, paired, score, tuned
+
     cells = group_rows(read_results('deep_residual.jsonl'), 'net', 'method', 'blocks')
     tuning = group_rows(read_results('deep_residual_tune.jsonl'), 'net', 'method', 'blocks')
     mean = {cell: fmean(map(score, rows)) for cell, rows in cells.items()}
     deep = {method: m for (net, method, blocks), m in mean.items() if (net, blocks) == ('dense', 64)}
+
     def ahead(one, other, net='dense', blocks=64):
         return paired(cells[net, one, blocks], cells[net, other, blocks])
+
     edges = {cell for cell, rows in tuning.items() if tuned(rows, by='tune_accuracy')['edge']}
     assert edges == {('dense', 'unscaled', 64)}  # where each rate diverges
     assert {len(rows) for rows in cells.values()} == {5}
@@ -888,13 +893,16 @@ def test_deep_residual_says():
     assert max(ahead(m, 'unscaled')['mean'] for m in ('behind', 'halved')) < half
     fixup = ahead('fixup', 'batch')
     assert fixup['lo'] > 0.01 and abs(fixup['mean'] - 0.047) < 0.0005
+
     def share(method):
         return median(share for row in cells['dense', method, 64] for _, _, share in row['stream'])
+
     assert share('fixup') < 1e-4 < share('root') < 0.01 < share('batch')
     nothing = cells['dense', 'unscaled', 0]
     for method in ('hand', 'fixup', 'skipinit', 'zero', 'root'):
         assert abs(deep[method] - mean['dense', 'unscaled', 0]) < 0.011
     assert paired(cells['dense', 'batch', 64], nothing)['hi'] < 0
+
     assert mean['conv', 'unscaled', 0] < 0.46
     worth = paired(cells['conv', 'batch', 16], cells['conv', 'unscaled', 0])
     assert worth['lo'] > 0 and abs(worth['mean'] - 0.21) < 0.005
@@ -911,8 +919,10 @@ def test_deep_residual_says():
     assert list(map(claim_verdict, found.values())) == ['holds', 'holds', 'open']
 def test_depth_says():
     "What the lesson on depth says of its rows: where training ends, in depth scales, and what orthogonal weights gain"
+    from course_lib.core import read_results
     from course_lib.depth import correlation_slope, depth_scale, fixed_point
     from course_lib.statistics import group_rows, paired, t_interval, tuned
+
     cells = group_rows(read_results('depth_map.jsonl'), 'var_b', 'sigma_w', 'depth')
     reached = {cell: tuned(rows, by='tune_accuracy')['mean'] for cell, rows in cells.items()}
     borders, in_scales, in_gradients = {}, {}, {}
@@ -940,6 +950,7 @@ def test_depth_says():
     assert all(4.4 < in_scales[cell] < 7.7 and 9.2 < in_gradients[cell][0] < 11.2 for cell in chaotic)
     assert len(chaotic) == 6
     assert max(a for (b, w, d), a in reached.items() if d == 200) < 0.33
+
     tune = group_rows(read_results('depth_tune.jsonl'), 'act', 'weights', 'depth')
     best = {cell: tuned(rows, by='tune_accuracy') for cell, rows in tune.items()}
     assert [cell for cell in best if best[cell]['edge']] == [('tanh', 'gaussian', 10)]
@@ -949,10 +960,13 @@ def test_depth_says():
     ).items():
         (finals if lr == best[act, weights, depth]['lr'] else lower)[act, weights, depth] = rows
     assert len(finals) == len(lower) == 12 and all(len(rows) == 5 for rows in [*finals.values(), *lower.values()])
+
     def gain(act, depth, runs=finals):
         return paired(runs[act, 'orthogonal', depth], runs[act, 'gaussian', depth])
+
     def mean(rows):
         return round(sum(r['accuracy'] for r in rows) / len(rows), 2)
+
     assert [round(gain('tanh', d)['mean'], 2) for d in (10, 30, 90)] == [0.01, 0.03, 0.45]
     assert all(gain('tanh', d)['lo'] > 0 for d in (10, 30, 90)) and gain('tanh', 10, lower)['mean'] < 0
     assert gain('tanh', 30, lower)['lo'] > 0 and gain('tanh', 90, lower)['lo'] > 0
