@@ -142,7 +142,7 @@ def test_never_a_weight_that_is_not_finite(model, inp, per_channel, dtype, seed)
     x = torch.randn(inp['n'], 3, 16, 16) * inp['size'] + inp['offset']
     if inp['broken']:
         x[0, 0, 0, 0] = torch.nan
-    model, x = model.to(dtype), x.to(dtype)
+    model, x = copy.deepcopy(model).to(dtype), x.to(dtype)
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     try:
         report = lsuv_init(model, x, per_channel=per_channel)

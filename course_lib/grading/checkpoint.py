@@ -44,7 +44,7 @@ class PlainRun:
             self.data.set_epoch(self.data.epoch + 1)
 
 # %% ../../nbs/library/grading_checkpoint.ipynb #d1c6effc
-READ.update(resume=('training', 'Checkpoints'))
+READ.update(resume=('checkpoints', 'Checkpoints'))
 
 def _after_steps(run, n):
     "`run` after `n` steps more."

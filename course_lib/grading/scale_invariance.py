@@ -17,7 +17,7 @@ from ..scale_invariance import growing_rate
 READ |= dict(
     sideways=('scale_invariance', 'Every step goes sideways'),
     balance=('scale_invariance', 'Where the length settles'),
-    same_run=('scale_invariance', 'One number, not two'),
+    same_run=('scale_invariance', 'One product, and where one starts'),
     growing=('scale_invariance', 'A rate that grows without end'),
     limits=('scale_invariance', 'Verdicts'))
 

@@ -20,7 +20,7 @@ from ..learner import (Callback, CancelBatchException, CancelEpochException, Can
 
 # %% ../../nbs/library/grading_training.ipynb #575a7647
 READ.update(
-    events=('learner', 'Events'),
+    events=('loop', 'Events'),
     momentum=('learner', 'What momentum does'),
     batch_mean=('datasets', 'What the network should see'),
     schedule=('training', 'Schedules are functions of a position'))
