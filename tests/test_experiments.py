@@ -24,6 +24,7 @@ TINY = [
     ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
     ('finetune', 'TUNE', dict(n_train=16, epochs=1, n_old=256, n_tune=50), 3),
     ('towards90', 'SMALL', dict(n_train=256), 1),
+    ('transformers', 'TUNE', dict(depth=1, steps=3), 1),
 ]
 
 
