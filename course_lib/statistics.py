@@ -66,12 +66,14 @@ def paired(
     "The difference of two methods, seed by seed (a paired t test). Raises `ValueError` if the seeds differ."
     mine,theirs = ({r['config']['seed']:score(r, field) for r in o} for o in (rows, others))
     if set(mine) != set(theirs) or (len(mine), len(theirs)) != (len(rows), len(others)):
-        raise ValueError(f'paired: seeds {sorted(mine)} and {sorted(theirs)} of {len(rows)} and {len(others)} rows do not pair')
+        raise ValueError(f'paired: seeds {sorted(mine)} and {sorted(theirs)} of {len(rows)} and {len(others)} rows '
+                         'do not pair')
     difference = np.array([mine[s]-theirs[s] for s in sorted(mine)])
     lo,hi = t_interval(difference)
     spread = len(difference) > 1 and np.ptp(difference) > 0
     p = float(stats.ttest_1samp(difference, 0).pvalue) if spread else math.nan
-    return dict(mean=float(difference.mean()), lo=lo, hi=hi, seeds=len(difference), ahead=int((difference>0).sum()), p=p)
+    ahead = int((difference>0).sum())
+    return dict(mean=float(difference.mean()), lo=lo, hi=hi, seeds=len(difference), ahead=ahead, p=p)
 
 # %% ../nbs/library/statistics.ipynb #54fe630b
 def group_rows(

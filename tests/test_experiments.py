@@ -1,6 +1,6 @@
 "Each experiment on the engine: a tiny config from end to end, and the committed rows belong to its grid."
 
-import dataclasses, importlib.util, json, os, random, signal, time
+import dataclasses, importlib.util, json, math, os, random, signal, time
 from pathlib import Path
 
 import pytest, torch
@@ -15,6 +15,8 @@ TINY = [
     ('small_batch', 'final', dict(samples=20), 3),
     ('small_batch', 'EPS_SWEEP', dict(eps=1.0, samples=20), 3),
     ('residual', 'TUNE', dict(samples=20), 2),
+    ('deep_residual', 'TUNE', dict(blocks=2, samples=128), 2),
+    ('deep_residual', 'final', dict(blocks=2, samples=128), 2),
     ('why_batchnorm', 'SWEEP', dict(noise=1.0, n_train=384, every=4), 1),
     ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
     ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),
@@ -24,6 +26,10 @@ TINY = [
     ('init_or_norm', 'SWEEP', dict(n_train=64), 2),
     ('finetune', 'TUNE', dict(n_train=16, epochs=1, n_old=256, n_tune=50), 3),
     ('towards90', 'SMALL', dict(n_train=256), 1),
+    ('scale_invariance', 'EQUILIBRIUM', dict(product=0.01, steps=6, every=2, batch_size=32), 1),
+    ('scale_invariance', 'SCHEDULE', dict(kind='growing', steps=6, every=3, batch_size=32), 2),
+    ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
+    ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
     ('transformers', 'TUNE', dict(depth=1, steps=3), 1),
 ]
 
@@ -62,7 +68,14 @@ def test_tiny(name, attr, changes, n, tmp_path):
     assert all(a[k] == r[k] for a, r in zip(again, rows) for k in ('accuracy', 'loss', 'train_loss'))
 
 
-OTHERS = [('towards90', 'FULL'), *(('lenet', part) for part in ('MODELS', 'FLAGS', 'GAP', 'STEP'))]
+LENET = 'MODELS', 'FLAGS', 'GAP', 'STEP'
+OTHERS = [
+    ('depth', 'final'),
+    ('transformers', 'final'),
+    ('scale_invariance', 'final'),
+    ('towards90', 'FULL'),
+    *(('lenet', part) for part in LENET),
+]
 
 
 @pytest.mark.parametrize('name,attr', [*(o[:2] for o in TINY), *OTHERS])
@@ -71,7 +84,7 @@ def test_rows_belong_to_the_grid(name, attr):
     assert len(sweep.configs) > len(sweep.pending()) or not sweep.path.exists()
 
 
-@pytest.mark.parametrize('part', ['MODELS', 'FLAGS', 'GAP', 'STEP'])
+@pytest.mark.parametrize('part', LENET)
 def test_tiny_lenet(part, tmp_path):
     "Each part runs from end to end; what `GapCB` and `StepCB` keep is there"
     L = load('lenet')
@@ -425,6 +438,13 @@ def test_famous_results_says():
     means = {norm: cell_stats(v) for (norm,), v in eight.items()}
     assert means['batch']['lo'] > 0.9877 and round(means['batch']['mean'], 3) == 0.989
     assert round(means['batch_detached']['mean'], 3) == 0.988
+    decent = group_rows(read_results('sources_decent.jsonl'), 'norm', 'batch_size')
+    one_epoch = {key: tuned(v, by='tune_accuracy') for key, v in decent.items()}
+    assert not any(c['edge'] for c in one_epoch.values())
+    naive, batch = one_epoch['running_naive', 32], one_epoch['batch', 32]
+    assert naive['lo'] < 0.9818 < naive['hi'] and [round(c['mean'], 3) for c in (naive, batch)] == [0.982, 0.985]
+    behind = paired(batch['rows'], naive['rows'])
+    assert round(behind['mean'], 3) in (0.003, 0.004) and behind['ahead'] == 5
     large = group_rows(read_results('batch_size.jsonl'), 'batch_size', 'ghost')
     best = {cell: tuned(v, by='tune_accuracy') for cell, v in large.items()}
     assert best[512, 0]['lr'] == 2 * best[32, 0]['lr'] and not any(c['edge'] for c in best.values())
@@ -759,3 +779,193 @@ def test_small_batch_says():
     rows = read_results('one_epoch.jsonl')
     epoch = {k: fmean(map(score, v)) for k, v in group_rows(rows, 'model', 'norm', 'lr').items()}
     assert round(epoch['resnet', 'batch', 1.0], 4) == 0.9825 and round(epoch['five', 'batch', 1.0], 4) == 0.9813
+
+
+def test_scale_decays_as_sgd_does():
+    "A stack in which each model has its own weight decay, against `torch.optim.SGD`"
+    from course_lib.stacks import fit_stack, image_sets, take_batch
+
+    S = load('scale_invariance')
+    images = image_sets('fashion_mnist')['train'].part(slice(256))
+    configs = [S.Part('all', 4, 0.1, 0, 4, 32)] * 2
+    decays = [0.5, 2.0]
+    orders = S.orders_of(configs, images)
+    nets = [S.part_net(c) for c in configs]
+    trainer, _, _ = fit_stack(nets, images, orders, [0.1, 0.1], at={0: S.decaying(decays)})
+    for c, decay, net in zip(configs, decays, trainer.models()):
+        other = S.part_net(c)
+        opt = torch.optim.SGD(other.parameters(), lr=0.1, weight_decay=decay)
+        for rows in orders[0]:
+            x, y = take_batch(images, rows)
+            opt.zero_grad()
+            torch.nn.functional.cross_entropy(other(x), y).backward()
+            opt.step()
+        for p, q in zip(net.parameters(), other.parameters()):
+            torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
+def test_scale_invariance_says():
+    "What the lesson says of its rows: settled angles and lengths, one number or two, the growing rate, norms alone"
+    import numpy as np
+
+    from course_lib.core import read_results
+    from course_lib.scale_invariance import growing_rate, settled_angle, settled_length
+    from course_lib.statistics import cell_stats, group_rows, paired
+
+    cells = group_rows(read_results('scale_equilibrium.jsonl'), 'product', 'lr')
+    assert len(cells) == 18 and all(len(v) == 5 and not any(r['failure'] for r in v) for v in cells.values())
+
+    def over_theory(row):
+        lr, product = row['config']['lr'], row['config']['product']
+        lengths = [settled_length(lr, product / lr, unit) ** 4 for unit in row['unit_grad2']]
+        return np.array([np.array(row['angle']) / settled_angle(lr, product / lr), np.array(row['length4']) / lengths])
+
+    ratio = {k: np.mean([over_theory(r) for r in v], 0) for k, v in cells.items() if k[0]}
+    late = np.array([v for (product, _), v in ratio.items() if product >= 0.003])
+    assert late.shape == (9, 2, 3) and abs(late[:, 0] - 1).max() < 0.041
+    assert late[:, 1].min() > 0.95 and 1.15 < late[:, 1].max() < 1.185
+    assert late[:, 1, 1:].max() < 1.08 and (abs(late[:, 1] - 1) > 0.1).sum() == 3
+    early = {k: abs(v[0] - 1).max() for k, v in ratio.items() if k[0] == 0.001}
+    assert early[0.001, 0.01] > 0.2 and max(early[0.001, 0.1], early[0.001, 1.0]) < 0.05
+    assert all(abs(v[0] - 1).max() > 0.3 for k, v in ratio.items() if k[0] == 0.0001)
+    settled = [r for (product, _), v in cells.items() if product >= 0.003 for r in v]
+    spread = [[np.std(o[50:]) / np.mean(o[50:]) for o in r['lengths']] for r in settled]
+    assert np.argmax(np.mean(spread, 0)) == 0  # layer 1 jumps most
+    ends = {lr: np.mean([r['lengths'][1][-1] for r in cells[0.01, lr]]) for lr in (0.01, 0.1, 1.0)}
+    assert 9 < ends[1.0] / ends[0.01] < 11.5 and 0.3 < ends[0.01] < 0.4 and 3.2 < ends[1.0] < 3.8
+    grown = {lr: np.mean([r['lengths'][1][-1] for r in cells[0.0, lr]]) for lr in (0.01, 1.0)}
+    assert 2.3 < grown[0.01] < 2.4 and 10 < grown[1.0] < 12
+
+    means = {k: cell_stats(v)['mean'] for k, v in cells.items()}
+    apart = {}
+    for product in (0.0001, 0.001, 0.003, 0.01, 0.03):
+        rates = ((0.1, 0.01), (1.0, 0.01), (1.0, 0.1))
+        apart[product] = [paired(cells[product, a], cells[product, b]) for a, b in rates]
+    judged = [d for product, found in apart.items() if product >= 0.001 for d in found]
+    assert max(abs(d['mean']) for d in judged) < 0.02 and 0.04 < max(max(-d['lo'], d['hi']) for d in judged) < 0.045
+    assert not any(d['lo'] > 0.01 or d['hi'] < -0.01 for d in judged)  # open, not refuted
+    assert all(d['lo'] > 0 for d in apart[0.001][:2])  # not settled: a little behind
+    assert apart[0.0001][1]['lo'] > 0.01 and 0.02 < apart[0.0001][1]['mean'] < 0.03  # the start still counts
+    by_product = [np.mean([means[product, lr] for lr in (0.1, 1.0)]) for product in (0.0001, 0.001, 0.003, 0.01, 0.03)]
+    assert by_product == sorted(by_product, reverse=True) and 0.125 < by_product[0] - by_product[-1] < 0.14
+    assert max(means.values()) - means[0.0, 1.0] < 0.001  # decay does not help a rate that is large enough
+    assert means[0.001, 0.01] - means[0.0, 0.01] > 0.01  # and does where it is too small
+
+    kinds = {kind: runs for (kind,), runs in group_rows(read_results('scale_schedule.jsonl'), 'kind').items()}
+    curves = {kind: np.array([r['accuracies'] for r in runs]) for kind, runs in kinds.items()}
+    gap = {kind: abs(curve - curves['decay'])[:, 1:].mean() for kind, curve in curves.items()}
+    assert gap['growing'] <= 1.5 * gap['nudged'] and 0.0075 < gap['growing'] < 0.0085  # the rule of the file
+    assert gap['constant'] > 3 * gap['nudged'] and paired(kinds['constant'], kinds['decay'])['lo'] > 0.01
+    c = kinds['growing'][0]['config']
+    assert 1e12 < growing_rate(c['lr'], c['product'] / c['lr'], c['steps'] - 1) < 2e12
+    times = [np.mean([r['lengths'][1][-1] for r in kinds[kind]]) for kind in ('growing', 'decay')]
+    assert 0.9e6 < times[0] / times[1] < 1.1e6
+
+    parts = group_rows(read_results('scale_parts.jsonl'), 'what', 'width')
+    trained = {key: runs[0]['trained'] for key, runs in parts.items()}
+    assert [trained['norms', w] for w in (4, 8, 16)] == [trained['others', w] for w in (4, 8, 16)] == [40, 80, 160]
+    assert trained['all', 16] == 14_128 and 0.83 < cell_stats(parts['all', 16])['mean'] < 0.86
+    assert 0.58 < cell_stats(parts['norms', 16])['mean'] < 0.595
+    ahead = {w: paired(parts['norms', w], parts['others', w]) for w in (4, 8, 16)}
+    assert ahead[16]['lo'] > 0.01 and 0.035 < ahead[16]['mean'] < 0.04
+    assert all(ahead[w]['lo'] < 0 < ahead[w]['hi'] for w in (4, 8))
+def test_deep_residual_says():
+    "What the lesson on residual nets says of its rows: who learns at 128 layers, what blocks are worth, the verdicts"
+    from statistics import fmean, median
+    from course_lib.records import claim_verdict
+    from course_lib.statistics import group_rows, paired, score, tuned
+    cells = group_rows(read_results('deep_residual.jsonl'), 'net', 'method', 'blocks')
+    tuning = group_rows(read_results('deep_residual_tune.jsonl'), 'net', 'method', 'blocks')
+    mean = {cell: fmean(map(score, rows)) for cell, rows in cells.items()}
+    deep = {method: m for (net, method, blocks), m in mean.items() if (net, blocks) == ('dense', 64)}
+    def ahead(one, other, net='dense', blocks=64):
+        return paired(cells[net, one, blocks], cells[net, other, blocks])
+    edges = {cell for cell, rows in tuning.items() if tuned(rows, by='tune_accuracy')['edge']}
+    assert edges == {('dense', 'unscaled', 64)}  # where each rate diverges
+    assert {len(rows) for rows in cells.values()} == {5}
+    assert [round(deep[m], 3) for m in ('hand', 'batch', 'behind')] == [0.777, 0.739, 0.099]
+    assert all(r['failure'] for r in cells['dense', 'unscaled', 64]) and 0.25 < deep['halved'] < 0.29
+    half = ahead('batch', 'unscaled')['mean'] / 2
+    assert ahead('hand', 'unscaled')['lo'] > half and ahead('hand', 'batch')['lo'] > 0
+    assert max(ahead(m, 'unscaled')['mean'] for m in ('behind', 'halved')) < half
+    fixup = ahead('fixup', 'batch')
+    assert fixup['lo'] > 0.01 and abs(fixup['mean'] - 0.047) < 0.0005
+    def share(method):
+        return median(share for row in cells['dense', method, 64] for _, _, share in row['stream'])
+    assert share('fixup') < 1e-4 < share('root') < 0.01 < share('batch')
+    nothing = cells['dense', 'unscaled', 0]
+    for method in ('hand', 'fixup', 'skipinit', 'zero', 'root'):
+        assert abs(deep[method] - mean['dense', 'unscaled', 0]) < 0.011
+    assert paired(cells['dense', 'batch', 64], nothing)['hi'] < 0
+    assert mean['conv', 'unscaled', 0] < 0.46
+    worth = paired(cells['conv', 'batch', 16], cells['conv', 'unscaled', 0])
+    assert worth['lo'] > 0 and abs(worth['mean'] - 0.21) < 0.005
+    gap, hand = (ahead(m, 'unscaled', 'conv', 16) for m in ('batch', 'hand'))
+    assert 0.75 < hand['mean'] / gap['mean'] < 0.85 and hand['lo'] < gap['mean'] / 2  # open
+    scores = [score(r) for r in cells['conv', 'unscaled', 16]]
+    assert min(scores) == 0.1 and 0.53 < max(scores) < 0.55
+    assert -0.075 < ahead('hand', 'batch', 'conv', 16)['mean'] < -0.065
+    fixup = ahead('fixup', 'batch', 'conv', 16)
+    assert fixup['lo'] < -0.01 < fixup['hi'] and abs(fixup['mean'] + 0.006) < 0.0005
+    pairs = ('group_ws', 'group'), ('hand_ws', 'hand'), ('hand_ws', 'batch')
+    found = {pair: ahead(*pair, 'conv', 16) for pair in pairs}
+    assert [round(d['mean'], 3) for d in found.values()] == [0.112, 0.087, 0.019]
+    assert list(map(claim_verdict, found.values())) == ['holds', 'holds', 'open']
+def test_depth_says():
+    "What the lesson on depth says of its rows: where training ends, in depth scales, and what orthogonal weights gain"
+    from course_lib.depth import correlation_slope, depth_scale, fixed_point
+    from course_lib.statistics import group_rows, paired, t_interval, tuned
+    cells = group_rows(read_results('depth_map.jsonl'), 'var_b', 'sigma_w', 'depth')
+    reached = {cell: tuned(rows, by='tune_accuracy')['mean'] for cell, rows in cells.items()}
+    borders, in_scales, in_gradients = {}, {}, {}
+    for var_b, sigma_w in {cell[:2] for cell in reached}:
+        column = sorted((d, a) for (b, w, d), a in reached.items() if (b, w) == (var_b, sigma_w))
+        below = [i for i, (_, a) in enumerate(column) if a < 0.45]
+        if not below:
+            continue
+        (d0, a0), (d1, a1) = column[below[0] - 1 : below[0] + 1]
+        depth = d0 * (d1 / d0) ** ((a0 - 0.45) / (a0 - a1))
+        q, _ = fixed_point(torch.tanh, sigma_w, var_b**0.5)
+        borders[var_b, sigma_w] = depth
+        in_scales[var_b, sigma_w] = depth / depth_scale(torch.tanh, sigma_w, var_b**0.5)
+        slope = correlation_slope(1.0, q, torch.tanh, sigma_w).item()
+        in_gradients[var_b, sigma_w] = depth * abs(math.log(slope)), slope
+    assert len(borders) == 16 and sum(3 <= n <= 12 for n in in_scales.values()) == 15
+    assert 1.7 < in_scales[0.05, 1.3] < 1.9 and 113 < borders[0.05, 1.3] < 115  # at the edge
+    for sigma_w, wider in ((1.1, -1), (1.3, -1), (1.8, 1)):  # other biases
+        assert (borders[0.3, sigma_w] - borders[0.05, sigma_w]) * wider > 0
+    assert all(borders[0.3, w] < borders[0.05, w] / 2 for w in (1.1, 1.3)) and (0.3, 1.6) not in borders
+    assert [round(borders[b, 2.1]) for b in (0.05, 0.3)] == [30, 36]
+    short = [cell for cell in borders if borders[cell] / in_scales[cell] < 12.5]
+    ordered, chaotic = ([cell for cell in short if (in_gradients[cell][1] < 1) == order] for order in (True, False))
+    assert all(4.9 < in_scales[cell] < 11.2 for cell in ordered) and len(ordered) == 7
+    assert all(4.4 < in_scales[cell] < 7.7 and 9.2 < in_gradients[cell][0] < 11.2 for cell in chaotic)
+    assert len(chaotic) == 6
+    assert max(a for (b, w, d), a in reached.items() if d == 200) < 0.33
+    tune = group_rows(read_results('depth_tune.jsonl'), 'act', 'weights', 'depth')
+    best = {cell: tuned(rows, by='tune_accuracy') for cell, rows in tune.items()}
+    assert [cell for cell in best if best[cell]['edge']] == [('tanh', 'gaussian', 10)]
+    finals, lower = {}, {}
+    for (act, weights, depth, lr), rows in group_rows(
+        read_results('depth.jsonl'), 'act', 'weights', 'depth', 'lr'
+    ).items():
+        (finals if lr == best[act, weights, depth]['lr'] else lower)[act, weights, depth] = rows
+    assert len(finals) == len(lower) == 12 and all(len(rows) == 5 for rows in [*finals.values(), *lower.values()])
+    def gain(act, depth, runs=finals):
+        return paired(runs[act, 'orthogonal', depth], runs[act, 'gaussian', depth])
+    def mean(rows):
+        return round(sum(r['accuracy'] for r in rows) / len(rows), 2)
+    assert [round(gain('tanh', d)['mean'], 2) for d in (10, 30, 90)] == [0.01, 0.03, 0.45]
+    assert all(gain('tanh', d)['lo'] > 0 for d in (10, 30, 90)) and gain('tanh', 10, lower)['mean'] < 0
+    assert gain('tanh', 30, lower)['lo'] > 0 and gain('tanh', 90, lower)['lo'] > 0
+    cells = ('tanh', 'orthogonal', 90), ('tanh', 'gaussian', 90)
+    assert [mean(finals[cell]) for cell in cells] == [0.76, 0.31] and mean(lower[cells[1]]) == 0.41
+    assert sum(r['accuracy'] < 0.21 for r in finals[cells[1]]) == 3
+    assert all(gain('relu', d)['lo'] < 0 < gain('relu', d)['hi'] for d in (10, 30, 90))
+    assert [round(gain('relu', 90)[k], 2) for k in ('mean', 'lo', 'hi')] == [0.05, -0.01, 0.11]
+    more = [
+        a['accuracy'] - b['accuracy'] - c['accuracy'] + d['accuracy']
+        for a, b, c, d in zip(*(finals[act, w, 90] for act in ('tanh', 'relu') for w in ('orthogonal', 'gaussian')))
+    ]
+    low, high = t_interval(more)
+    assert [round(v, 2) for v in (sum(more) / 5, low, high)] == [0.40, 0.21, 0.59]

@@ -9,12 +9,18 @@ import lint as L
 NORMS = 'LayerNorm RMSNorm BatchNorm InstanceNorm GroupNorm RunningBatchNorm norm_factory'
 NAMES = {
     'core': 'def_device set_seed to_device to_cpu clean_mem read_results',
-    'plot': 'plot_func show_image show_images get_grid use_style plot_axes norm_style NORM_COLORS',
-    'datasets': 'DataLoaders EpochSampler MemoryLoader StreamLoader get_dataset inplace DatasetError',
+    'plot': 'plot_func show_image show_images get_grid use_style plot_axes norm_style NORM_COLORS INK PAPER plot_band '
+            'stat_elements stat_extent stat_warning moved_by plot_block draw_set',
+    'datasets': 'DataLoaders EpochSampler MemoryLoader StreamLoader get_dataset inplace DatasetError CLASSES '
+                'from_sample pixels pixel_stats collate_dict image_to_tensor',
     'models': 'conv get_model GeneralRelu ResBlock LeNet',
-    'checks': 'check_layer check_compile sample_input',
-    'learner': 'Learner MomentumLearner Callback MetricsCB DeviceCB TrainCB ProgressCB BatchTransformCB NaNGuardCB',
-    'training': 'RecorderCB BatchSchedCB EpochSchedCB LRFinderCB ParamScheduler CheckpointCB',
+    'checks': 'check_layer check_compile sample_input check_outputs check_buffers check_state_dict check_modes '
+              'check_gradients check_gradcheck check_dtypes check_errors Recipe normalize_as recipes explain '
+              'random_affine share_params',
+    'learner': 'Learner MomentumLearner Callback MetricsCB DeviceCB TrainCB ProgressCB BatchTransformCB NaNGuardCB '
+               'SingleBatchCB random_flip random_shift CancelFitException CancelEpochException CancelBatchException',
+    'training': 'RecorderCB BatchSchedCB EpochSchedCB LRFinderCB ParamScheduler CheckpointCB lr_find read_checkpoint '
+                'combine_scheds sched_lin sched_cos sched_exp',
     'activations': 'Hook Hooks ActivationStats',
     'init': 'init_weights gain gauss_mean WEIGHTED fans set_weight scale_branches as_func',
     'weights': 'fans set_weight scale_branches as_func',
@@ -25,9 +31,10 @@ NAMES = {
     'norms.gap': 'accuracy_by_mode',
     'norms.modes': 'BatchNormGradMode lazy_lenet',
     'sweep': 'RunConfig Sweep read_rows run train_configs small_batch_grid course_sweep course_report group_rows tuned',
-    'bench': 'course_bench',
+    'bench': 'course_bench NORM_PAIRS NORM_PASSES alternate speed_ratio norm_pair fwd_bwd compiled count_fused '
+             'count_passes bench_passes bench_norm bench_ceiling bench_epochs bench_stack bench_pages',
     'train': 'course_train',
-    'distributed': 'SyncBatchNorm DistributedCB run_processes',
+    'distributed': 'SyncBatchNorm DistributedCB AccelerateCB ShardSampler convert_sync as_sync run_processes torchrun',
     'grading': 'grade course_progress',
     'exercises': 'grade course_progress',
 }
@@ -47,6 +54,18 @@ def test_methods(where):
     importlib.import_module('course_lib.training')   # adds `lr_find`
     cls = getattr(importlib.import_module(f'course_lib.{module}'), cls)
     assert [n for n in PATCHED[where].split() if not hasattr(cls, n)]==[]
+
+
+STARS = {'learner': 'Learner MomentumLearner Callback CancelFitException MetricsCB BatchTransformCB',
+         'training': 'CheckpointCB read_checkpoint BatchSchedCB EpochSchedCB RecorderCB lr_find'}
+
+
+@pytest.mark.parametrize('module', STARS)
+def test_star(module):
+    "What moved to a page of its own is still imported with everything else"
+    names = {}
+    exec(f'from course_lib.{module} import *', names)
+    assert [n for n in STARS[module].split() if n not in names]==[]
 
 
 def imports(text):

@@ -221,7 +221,8 @@ def rule_unique(pages):
     where = defaultdict(set)
     for p in pages:
         if p.is_exercise: continue
-        for n in p.defined(): where[n].add(p.name)
+        for n in p.defined():
+            if not n.startswith("__"): where[n].add(p.name)   # Python calls these
     for n, ps in sorted(where.items()):
         if len(ps) > 1: yield f"`{n}` is defined in {', '.join(sorted(ps))}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets, pyarrow as pa, pyarrow.parquet as pq
 from PIL import Image
 
-from course_lib.datasets import CLASSES, read_idx_folder
+from course_lib.sources import CLASSES, read_idx_folder
 
 def png(a):
     f = io.BytesIO()
