@@ -30,6 +30,7 @@ TINY = [
     ('scale_invariance', 'SCHEDULE', dict(kind='growing', steps=6, every=3, batch_size=32), 2),
     ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
     ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
+    ('transformers', 'TUNE', dict(depth=1, steps=3), 1),
 ]
 
 
@@ -70,6 +71,7 @@ def test_tiny(name, attr, changes, n, tmp_path):
 LENET = 'MODELS', 'FLAGS', 'GAP', 'STEP'
 OTHERS = [
     ('depth', 'final'),
+    ('transformers', 'final'),
     ('scale_invariance', 'final'),
     ('towards90', 'FULL'),
     *(('lenet', part) for part in LENET),
@@ -981,3 +983,31 @@ def test_depth_says():
     ]
     low, high = t_interval(more)
     assert [round(v, 2) for v in (sum(more) / 5, low, high)] == [0.40, 0.21, 0.59]
+
+
+def test_transformers_says():
+    "What the lesson says of its rows: gains of warm-up at own rates and at .003, and which place is ahead"
+    from course_lib.core import read_results
+    from course_lib.statistics import cell_stats, group_rows, paired, tuned
+
+    T = load('transformers')
+    none, warm = 0.0, 1 / 3
+    tune = group_rows(read_results('transformers_tune.jsonl'), 'place', 'warm_up')
+    at_rate = group_rows(read_results('transformers.jsonl'), 'place', 'warm_up', 'lr')
+    chosen = {cell: tuned(runs, by='tune_accuracy') for cell, runs in tune.items()}
+    own = {cell: at_rate[(*cell, best['lr'])] for cell, best in chosen.items()}
+    assert set(own) == set(T.CELLS) and all(len(runs) == 5 for runs in at_rate.values())
+    gains = {place: paired(own[place, warm], own[place, none]) for place, _ in T.CELLS}
+    high = {place: paired(at_rate[place, warm, 0.003], at_rate[place, none, 0.003]) for place in ('post', 'pre')}
+    assert {cell: best['lr'] for cell, best in chosen.items() if best['edge']} == {}
+    rule = {place: (d['lo'] > 0.01, d['hi'] < 0.01) for place, d in gains.items()}
+    assert rule['post'] == (False, False)  # open: no sign of a need at own rates
+    assert not rule['pre'][0] and not rule['bare'][0]
+    assert high['post']['mean'] > 0.05 > abs(high['pre']['mean'])  # what warm-up gives at the high rate
+    assert chosen['bare', none]['lr'] == 0.003
+    assert paired(own['bare', none], at_rate['post', none, 0.003])['lo'] > 0.1  # gradients as large, and it learns
+    assert paired(own['pre', none], own['post', none])['mean'] > 0.03  # warm-up does not make up for the place
+    learns = {cell: {lr: min(r['tune_accuracy'] for r in runs) for (lr,), runs in group_rows(rows, 'lr').items()}
+              for cell, rows in tune.items()}
+    assert {place for (place, _), by_lr in learns.items() if by_lr[0.01] > 0.5} == {'pre', 'bare', 'sandwich'}
+    assert all(cell_stats(own[cell])['mean'] > 0.6 for cell in own)
