@@ -57,6 +57,11 @@ def changed(source, old, new):
     return source.replace(old, new)
 
 
+def said(capsys):
+    "What a report says, in one line."
+    return ' '.join(capsys.readouterr().out.split())
+
+
 def check_report(text, said=None):
     assert said is None or said in ' '.join(text.split()), text
     lines = text.splitlines()

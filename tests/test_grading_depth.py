@@ -12,12 +12,6 @@ load_topics()
 NAMES = 'slope_at_one', 'depth_scale', 'edge', 'delta_orthogonal'
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv('COURSE_PROGRESS', str(tmp_path))
-    monkeypatch.delenv('COURSE_SOLUTIONS', raising=False)
-
-
 def kernel(gain_of=lambda gain: gain, at=0, start=nn.init.orthogonal_, bias=0.0, rest=0.0):
     "A start of a convolution, right but for what is given"
 

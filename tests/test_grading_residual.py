@@ -6,6 +6,8 @@ os.environ['COURSE_SAMPLE'] = '1'
 
 import pytest, torch
 
+from graders import said
+
 from course_lib.grading import EXERCISES, grade, sample_images
 from course_lib.grading import residual as R
 from course_lib.residual import fixup_start, stream_formula, weigh_last
@@ -17,16 +19,6 @@ RIGHT = dict(
     branch_share=dict(size=100, share=0.01, by_hand=0.25, left=2**-10),
     two_branches=dict(scale=96**-0.5, growth=(1 + 1 / 96) ** 96),
 )
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv('COURSE_PROGRESS', str(tmp_path))
-    monkeypatch.delenv('COURSE_SOLUTIONS', raising=False)
-
-
-def said(capsys):
-    return ' '.join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize('name', RIGHT)

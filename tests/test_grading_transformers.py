@@ -4,6 +4,8 @@ import math
 
 import pytest, torch
 
+from graders import said
+
 from course_lib.grading import EXERCISES, grade
 from course_lib.grading import transformers as T
 from course_lib.transformer import stream_after
@@ -15,16 +17,6 @@ RIGHT = dict(
     std_width=dict(fitting=2500, narrow=0.02**4 * 64 * 256 / 2, wide=0.02**4 * 1600 * 6400 / 2),
     missing_norm=lambda sizes: max(range(12), key=lambda i: sizes[i + 1] - sizes[i]),
 )
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv('COURSE_PROGRESS', str(tmp_path))
-    monkeypatch.delenv('COURSE_SOLUTIONS', raising=False)
-
-
-def said(capsys):
-    return ' '.join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize('name', RIGHT)

@@ -23,7 +23,7 @@ def expect_number(
     expect(v is not None, 'it returns None: is a `return` missing?')
     try:
         return float(v)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last one: a tensor of several values
         raise Miss(f'{what} is wanted, not the type {type(v).__name__}')
 
 def expect_close(

@@ -11,6 +11,7 @@ import math
 from torch import nn
 
 from . import EXERCISES, READ, Exercise, Miss, Property, numbers
+from .answers import expect_number
 from ..scale_invariance import growing_rate
 
 # %% ../../nbs/library/grading_scale_invariance.ipynb #11194c66
@@ -107,13 +108,7 @@ def gives_rate(
     f,  # submission
 ):
     "It gives a number."
-    rate = f(.1, .05, 3)
-    if rate is None:
-        raise Miss('it returns None: is a `return` missing?')
-    try:
-        float(rate)
-    except (TypeError, ValueError):
-        raise Miss(f'a number is wanted, not the type {type(rate).__name__}') from None
+    expect_number(f(.1, .05, 3))
 
 def right_rate(
     *cases,  # of (lr, weight_decay, step)
