@@ -16,16 +16,21 @@ class SelfAttention(nn.Module):
     def __init__(self,
         width:int,  # channels of a token
         heads:int,  # means taken side by side, each over width/heads channels
+        qk_norm=nn.Identity,  # norm factory for queries and keys, of width/heads channels
     ):
         super().__init__()
         self.heads = heads
         self.to_qkv = nn.Linear(width, 3*width)
+        self.norm_q, self.norm_k = qk_norm(width//heads), qk_norm(width//heads)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x:Tensor)->Tensor:  # (N, tokens, width), in and out
+    def qkv(self, x:Tensor)->tuple:  # queries, keys, values, (N, heads, tokens, width/heads) each
         parts = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(query, key, value)
+        return self.norm_q(query), self.norm_k(key), value
+
+    def forward(self, x:Tensor)->Tensor:  # (N, tokens, width), in and out
+        y = F.scaled_dot_product_attention(*self.qkv(x))
         return self.out(y.transpose(1, 2).flatten(2))
 
 # %% ../nbs/16_transformers.ipynb #b3cf0fc9
@@ -64,13 +69,14 @@ class PatchTransformer(nn.Module):
         depth=12, width=64, heads=4,  # blocks of two branches; channels; heads
         norm=nn.LayerNorm,        # norm factory `width -> nn.Module`
         patch=4, size=28, n_out=10,   # side of a patch and of the image, in pixels; classes
+        qk_norm=nn.Identity,      # as for `SelfAttention`
     ):
         super().__init__()
         self.embed = nn.Conv2d(1, width, patch, patch)
         self.position = nn.Parameter(torch.randn((size//patch)**2, width))
         branches = []
         for _ in range(depth):
-            branches += [SelfAttention(width, heads), token_mlp(width)]
+            branches += [SelfAttention(width, heads, qk_norm), token_mlp(width)]
         self.blocks = nn.Sequential(*[NormedBranch(b, place, width, norm) for b in branches])
         self.final = nn.Identity() if place=='post' else norm(width)
         self.head = nn.Linear(width, n_out)
