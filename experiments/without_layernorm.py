@@ -47,7 +47,7 @@ from course_lib.stacks import AloneTrainer, batch_order, image_sets, judged, tak
 from course_lib.statistics import cell_stats, group_rows, tuned
 from course_lib.sweep import Sweep, main
 from course_lib.transformer import PatchTransformer, SelfAttention, scaled_start
-from course_lib.without_layernorm import DyT, attention_entropy, attention_logits, weigh_branches
+from course_lib.without_layernorm import DyT, attention_entropy, attention_logits, curve_bend, weigh_branches
 
 OUT = Path(__file__).resolve().parents[1] / 'nbs/results'
 ALPHAS = 0.25, 0.5, 1.0, 2.0
@@ -127,6 +127,18 @@ def attention_now(net, x):
     return max(logit for logit, _ in found), min(entropy for _, entropy in found)
 
 
+def bends(net, x):
+    "`curve_bend` of what each norm receives, the final one last."
+    found = []
+    norms = [block.before for block in net.blocks] + [net.final]
+    hooks = [m.register_forward_hook(lambda m, received, y: found.append(curve_bend(received[0]))) for m in norms]
+    with torch.no_grad():
+        net(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def train(configs):
     "One run."
     (c,) = configs
@@ -135,17 +147,19 @@ def train(configs):
     trainer = AdamTrainer(net, c.lr)
     seen, _ = take_batch(sets['tune'], torch.arange(64))
     looks, losses = [], []
+    bent = [bends(net, seen)]
     for step, rows in enumerate(batch_order(len(sets['train'].y), c.steps * c.batch_size, c.batch_size, c.seed)):
         if step in LOOKS:
             looks.append(attention_now(net, seen))
         x, y = take_batch(sets['train'], rows[None])
         losses.append(trainer.step(x, y, rate_factor(step, c.steps)))
     looks.append(attention_now(net, seen))
+    bent.append(bends(net, seen))
     judges = dict(tune=sets['tune'].part(slice(2000)), test=sets['test'].part(slice(2000)))
     (result,) = judged(trainer, torch.stack(losses, 1), judges)
     alphas = [m.alpha.item() for m in net.modules() if isinstance(m, DyT)]
     logits, entropy = zip(*looks)
-    return [result | dict(logits=logits, entropy=entropy, alphas=alphas)]
+    return [result | dict(logits=logits, entropy=entropy, alphas=alphas, bends=bent)]
 
 
 TUNE = Sweep(
