@@ -18,16 +18,17 @@ Fixed: pre-norm, 6 blocks (12 branches), width 32, 4 heads, 16 patches of 7x7 pi
 Tuned with seeds 0 and 1 on 2,000 of the last 10,000 training images (`tune`, nbs/results/without_layernorm_tune.jsonl),
     judged with seeds 2 to 6 on the first 2,000 test images (`final`, nbs/results/without_layernorm.jsonl), in pairs:
     a seed has equal weights and equal batches for all.
-High rates: `layer` and `qk` at the two highest rates of the grid and one above them, seeds 2 to 6 (`high`,
-    nbs/results/without_layernorm_high.jsonl).
+High rates: `layer` and `qk` at the highest rate of the grid and one above it, seeds 2 to 6 (`high`, nbs/results/without_layernorm_high.jsonl).
 
 Differences at own rates, with a 95 % t interval over the seeds, from layer norm.
 "As good" (DyT, no norm with a scaled start, RMSNorm): holds, if the interval lies above -0.02; fails, if it lies
     below -0.02; else open.
 "The tanh is needed": holds, if `linear` minus DyT lies below 0; fails, if above -0.02; else open.
-"QK-norm bears higher rates", for each of the three high rates: holds, if qk minus layer lies above 0; fails, if it
+"QK-norm bears higher rates", for each of the two high rates: holds, if qk minus layer lies above 0; fails, if it
     lies below 0; else open.
-About 2.5 s a run on an idle core, one thread.
+About 2.5 s a run on an idle core, one thread: 126 runs to tune, 40 to judge, 20 at high rates, 8 minutes. On a busy
+    machine the grid was cut while it ran: seed 1 leaves out the highest rate (at which seed 0 is behind for each),
+    five judging seeds instead of six, two high rates instead of three.
 What it cannot tell: long training, text, depth and width of real models.
 
 Before this grid six runs at 8 blocks (layer and qk, rates .001, .004, .016) were looked at, to size it.
@@ -54,7 +55,7 @@ ALPHAS = 0.25, 0.5, 1.0, 2.0
 PLAIN = 'layer', 'qk', 'rms', 'none', 'root', 'zero'
 CELLS = *((name, None) for name in PLAIN), *product(('dyt', 'linear'), ALPHAS)
 LRS = 0.0004, 0.0012, 0.004, 0.012, 0.036
-HIGH = 0.012, 0.036, 0.1
+HIGH = 0.036, 0.1
 TUNE_SEEDS, SEEDS = (0, 1), (2, 3, 4, 5, 6)
 LOOKS = 0, 20, 100  # steps before which attention is looked at, and at the end
 
@@ -163,7 +164,7 @@ def train(configs):
 
 
 TUNE = Sweep(
-    [Run(*cell, lr, seed) for seed, lr, cell in product(TUNE_SEEDS, LRS, CELLS)],
+    [Run(*cell, lr, seed) for seed, lr, cell in product(TUNE_SEEDS, LRS, CELLS) if (seed, lr) != (1, max(LRS))],
     OUT / 'without_layernorm_tune.jsonl',
     train,
 )

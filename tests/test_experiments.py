@@ -31,6 +31,7 @@ TINY = [
     ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
     ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
     ('transformers', 'TUNE', dict(depth=1, steps=3), 1),
+    ('without_layernorm', 'TUNE', dict(depth=1, steps=20), 2),
 ]
 
 
@@ -72,6 +73,8 @@ LENET = 'MODELS', 'FLAGS', 'GAP', 'STEP'
 OTHERS = [
     ('depth', 'final'),
     ('transformers', 'final'),
+    ('without_layernorm', 'final'),
+    ('without_layernorm', 'HIGH_RATES'),
     ('scale_invariance', 'final'),
     ('towards90', 'FULL'),
     *(('lenet', part) for part in LENET),
