@@ -18,7 +18,8 @@ Fixed: pre-norm, 6 blocks (12 branches), width 32, 4 heads, 16 patches of 7x7 pi
 Tuned with seeds 0 and 1 on 2,000 of the last 10,000 training images (`tune`, nbs/results/without_layernorm_tune.jsonl),
     judged with seeds 2 to 6 on the first 2,000 test images (`final`, nbs/results/without_layernorm.jsonl), in pairs:
     a seed has equal weights and equal batches for all.
-High rates: `layer` and `qk` at the highest rate of the grid and one above it, seeds 2 to 6 (`high`, nbs/results/without_layernorm_high.jsonl).
+High rates: `layer` and `qk` at the highest rate of the grid and one above it, seeds 2 to 6 (`high`,
+    nbs/results/without_layernorm_high.jsonl).
 
 Differences at own rates, with a 95 % t interval over the seeds, from layer norm.
 "As good" (DyT, no norm with a scaled start, RMSNorm): holds, if the interval lies above -0.02; fails, if it lies
