@@ -1014,3 +1014,43 @@ def test_transformers_says():
               for cell, rows in tune.items()}
     assert {place for (place, _), by_lr in learns.items() if by_lr[0.01] > 0.5} == {'pre', 'bare', 'sandwich'}
     assert all(cell_stats(own[cell])['mean'] > 0.6 for cell in own)
+
+
+def test_without_layernorm_says():
+    "What the lesson says of its rows: who is as good as layer norm, who bears three times the rate, what QK-norm does"
+    from course_lib.core import read_results
+    from course_lib.statistics import group_rows, paired, score, tuned
+
+    W = load('without_layernorm')
+    rows = read_results('without_layernorm_tune.jsonl')
+    tune = group_rows(rows, 'what', 'alpha')
+    best = W.best_runs(rows)
+    final = group_rows(read_results('without_layernorm.jsonl'), 'what', 'alpha', 'lr')
+    own = {what: final[what, *chosen] for what, chosen in best.items()}
+    assert set(final) == {(what, *chosen) for what, chosen in best.items()}
+    assert {len(runs) for runs in own.values()} == {5}
+    assert {lr for what, (_, lr) in best.items() if what != 'none'} == {0.004}
+    assert best['dyt'][0] == 1.0 and best['linear'][0] == 0.5  # neither at the edge of the four
+    behind = {what: paired(runs, own['layer']) for what, runs in own.items()}
+    assert behind['rms']['lo'] > -0.02 and behind['linear']['lo'] > -0.02  # as good
+    assert behind['dyt']['lo'] < -0.02 < behind['dyt']['hi'] < 0  # open by the rule, and behind
+    assert all(behind[what]['lo'] > 0 and behind[what]['ahead'] == 5 for what in ('root', 'zero'))
+    assert behind['none']['hi'] < -0.3
+    assert paired(own['linear'], own['dyt'])['lo'] > 0.02  # the tanh is not needed
+
+    def at(what, alpha, lr):
+        return [score(r, 'tune_accuracy') for r in group_rows(tune[what, alpha], 'lr')[lr,]]
+
+    assert min(at('layer', None, 0.012)) > 0.76
+    assert max(at('root', None, 0.012) + at('zero', None, 0.012)) < 0.6
+    assert all(tuned(tune[cell], by='tune_accuracy')['lr'] < 0.036 for cell in tune)
+    assert max(at('linear', 1.0, lr)[i] for lr in W.LRS[:4] for i in (0, 1)) < 0.4
+    bends = [[sum(r['bends'][i][j] for r in own['layer']) / 5 for j in (0, -1)] for i in (0, 1)]
+    assert all(abs(a - b) < 0.05 for a, b in zip(*bends)) and all(first < last for first, last in bends)
+    high = group_rows(read_results('without_layernorm_high.jsonl'), 'what', 'lr')
+    assert {key: len(runs) for key, runs in high.items()} == {(w, lr): 5 for w in ('layer', 'qk') for lr in W.HIGH}
+    gains = {lr: paired(high['qk', lr], high['layer', lr]) for lr in W.HIGH}
+    assert gains[0.1]['lo'] > 0
+    for lr in W.HIGH:
+        assert max(r['logits'][-1] for r in high['qk', lr]) < min(r['logits'][-1] for r in high['layer', lr]) / 5
+        assert min(r['entropy'][-1] for r in high['qk', lr]) > max(r['entropy'][-1] for r in high['layer', lr])
