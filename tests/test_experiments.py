@@ -1026,7 +1026,7 @@ def test_without_layernorm_says():
     tune = group_rows(rows, 'what', 'alpha')
     best = W.best_runs(rows)
     final = group_rows(read_results('without_layernorm.jsonl'), 'what', 'alpha', 'lr')
-    own = {what: final[what, *chosen] for what, chosen in best.items()}
+    own = {what: final[(what, *chosen)] for what, chosen in best.items()}
     assert set(final) == {(what, *chosen) for what, chosen in best.items()}
     assert {len(runs) for runs in own.values()} == {5}
     assert {lr for what, (_, lr) in best.items() if what != 'none'} == {0.004}
