@@ -31,7 +31,7 @@ TINY = [
     ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
     ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
     ('transformers', 'TUNE', dict(depth=1, steps=3), 1),
-    ('without_layernorm', 'TUNE', dict(depth=1, steps=20), 2),
+    ('without_layernorm', 'TUNE', dict(depth=1, steps=20), 1),
 ]
 
 
