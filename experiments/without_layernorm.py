@@ -1,8 +1,8 @@
 """Which norm, or none, in a transformer? python experiments/without_layernorm.py [tune|final|high]
 
 Claims. Zhu et al. 2025, table 1: a vision transformer with Dynamic Tanh in place of its layer norms is as good (ViT-B
-    on ImageNet: 82.5 % against 82.3 %). Zhang et al. 2019, table 3: so is one without norms, if it starts as Fixup
-    has it. Zhang and Sennrich 2019: RMSNorm is as good as layer norm, and faster. Dehghani et al. 2023, Wortsman et
+    on ImageNet: 82.5 % against 82.3 %). Zhang et al. 2019: so is one without norms, on translation, if it starts as
+    Fixup has it. Zhang and Sennrich 2019: RMSNorm is as good as layer norm, and faster. Dehghani et al. 2023, Wortsman et
     al. 2023: at high rates the logits of attention grow, its entropy falls, training fails; a norm of queries and
     keys prevents it, and higher rates can be used.
 
@@ -27,8 +27,8 @@ Differences at own rates, with a 95 % t interval over the seeds, from layer norm
 "The tanh is needed": holds, if `linear` minus DyT lies below 0; fails, if above -0.02; else open.
 "QK-norm bears higher rates", for each of the two high rates: holds, if qk minus layer lies above 0; fails, if it
     lies below 0; else open.
-About 2.5 s a run on an idle core, one thread: 126 runs to tune, 40 to judge, 20 at high rates, 8 minutes. On a busy
-    machine the grid was cut while it ran: seed 1 leaves out the highest rate (at which seed 0 is behind for each),
+About 3 s a run on an idle core with one thread (estimated from 11 ms a step): 126 runs to tune, 40 to judge, 20 at
+    high rates, about 10 minutes. On a busy machine the grid was cut while it ran, before any comparison was made: seed 1 leaves out the highest rate (at which seed 0 is behind for each),
     five judging seeds instead of six, two high rates instead of three.
 What it cannot tell: long training, text, depth and width of real models.
 
