@@ -28,9 +28,9 @@ Differences at own rates, with a 95 % t interval over the seeds, from layer norm
 "QK-norm bears higher rates", for each of the two high rates: holds, if qk minus layer lies above 0; fails, if it
     lies below 0; else open.
 About 3 s a run on an idle core with one thread (estimated from 11 ms a step): 126 runs to tune, 40 to judge, 20 at
-    high rates, about 10 minutes. On a busy machine the grid was cut while it ran, when the tuning
-    rows of seed 0 and ten rows at high rates had been seen: seed 1 leaves out the highest rate (at which seed 0 is behind for each),
-    five judging seeds instead of six, two high rates instead of three.
+    high rates, about 10 minutes. On a busy machine the grid was cut while it ran, when the tuning rows of seed 0 and
+    ten rows at high rates had been seen: seed 1 leaves out the highest rate (at which seed 0 is behind for each), five
+    judging seeds instead of six, two high rates instead of three.
 What it cannot tell: long training, text, depth and width of real models.
 
 Before this grid six runs at 8 blocks (layer and qk, rates .001, .004, .016) were looked at, to size it.
