@@ -284,3 +284,11 @@ def test_amp_and_compile_do_what_they_say(tmp_path, monkeypatch, capsys):
     assert len(compiled) == 1
     assert losses['compile'] == pytest.approx(losses['plain'], rel=1e-4)
     assert 0 < abs(losses['amp'] / losses['plain'] - 1) < 0.05
+
+
+@pytest.mark.parametrize('loader', ['memory', 'stream'])
+def test_learner_is_what_the_config_says(loader):
+    "Seed of the loaders, batch size, rate and momentum arrive where they count"
+    learn = T.build_learner(TrainConfig(bs=300, lr=0.03, momentum=0.7, seed=5, loader=loader), device='cpu')
+    assert learn.lr == 0.03 and learn.momentum == 0.7
+    assert learn.dls.train.sampler.seed == 5 and len(next(iter(learn.dls.train))[0]) == 300
