@@ -1,15 +1,18 @@
 """The checks of the page on checks on more layers, and what takes too long for its page."""
 
 import copy
+import inspect
 
 import pytest, torch
 from torch import nn
 
+from course_lib import checks
 from course_lib.checks import (
     Recipe,
     check_compile,
     check_gradcheck,
     check_layer,
+    check_layouts,
     check_outputs,
     explain,
     name_differences,
@@ -192,3 +195,19 @@ def test_compile():
         check_compile(Tracked(True), x)
     with pytest.raises(AssertionError, match='cannot be compiled into one graph'):
         check_compile(Branching(), x)
+
+
+class NearlyRight(nn.BatchNorm2d):
+    "Off by a millionth where the input is not contiguous"
+
+    def forward(self, x):
+        return super().forward(x) * (1 if x.is_contiguous() else 1 + 1e-6)
+
+
+def test_a_millionth_is_found():
+    with pytest.raises(AssertionError, match='memory order'):
+        check_layouts(NearlyRight(6), nn.BatchNorm2d(6), sample_input(*SHAPES[4]))
+    for name in checks.__all__:
+        parameters = inspect.signature(getattr(checks, name)).parameters if name.startswith('check_') else {}
+        if 'tol' in parameters:
+            assert parameters['tol'].default == 1e-9, name
