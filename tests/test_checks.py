@@ -211,3 +211,20 @@ def test_a_millionth_is_found():
         parameters = inspect.signature(getattr(checks, name)).parameters if name.startswith('check_') else {}
         if 'tol' in parameters:
             assert parameters['tol'].default == 1e-9, name
+
+
+class LateMistake(nn.BatchNorm1d):
+    "Its mean goes wrong in the fifth step"
+
+    def forward(self, x):
+        out = super().forward(x)
+        if self.num_batches_tracked == 5:
+            self.running_mean += 1
+        return out
+
+
+def test_steps_arrive():
+    x, only = sample_input(*SHAPES[2]), {'skip': set(checks.CHECKS) - {'buffers'}}
+    assert check_layer(LateMistake(6), nn.BatchNorm1d(6), x, **only) == ['buffers']
+    with pytest.raises(AssertionError, match='running_mean'):
+        check_layer(LateMistake(6), nn.BatchNorm1d(6), x, steps=5, **only)
