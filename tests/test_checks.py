@@ -20,6 +20,7 @@ from course_lib.checks import (
     recipes,
     sample_input,
 )
+from course_lib.twins import random_affine
 
 SHAPES = {2: (5, 6), 3: (5, 6, 4), 4: (5, 6, 3, 2), 5: (4, 6, 3, 2, 2)}
 
@@ -228,3 +229,9 @@ def test_steps_arrive():
     assert check_layer(LateMistake(6), nn.BatchNorm1d(6), x, **only) == ['buffers']
     with pytest.raises(AssertionError, match='running_mean'):
         check_layer(LateMistake(6), nn.BatchNorm1d(6), x, steps=5, **only)
+
+
+def test_parameters_are_drawn_in_double_precision():
+    "A layer that rounds its parameters to float32 is seen"
+    weight = random_affine(nn.BatchNorm1d(6).double()).weight
+    assert (weight != weight.float()).any()

@@ -3,6 +3,7 @@ table judges rightly."""
 import copy
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,3 +130,13 @@ def test_control_reads_one_clock():
     ticks = itertools.count()
     control = workloads.bench_control((4, 2, 5, 5), pairs=6, clock=lambda: next(ticks))
     assert control['cold'] == 1 and {*control['single'], *control['blocks']} == {1}
+
+
+def test_imports_are_compared_with_torchs(monkeypatch):
+    "What `-X importtime` says of torch, in all, and of our modules, alone: the ratio is one plus our share"
+    lines = '100 | 2000000 | torch', '60000 | 900000 | course_lib.core', '40000 | 950000 |   course_lib.plot'
+    told = SimpleNamespace(stderr='\n'.join(f'import time: {line}' for line in lines))
+    monkeypatch.setattr(workloads.subprocess, 'run', lambda *args, **kwargs: told)
+    imports = workloads.bench_imports()
+    assert imports['ratio'] == imports['lo'] == imports['hi'] == 1.05 and imports['torch_s'] == 2
+    assert imports['own_ms'] == {'course_lib.core': 60, 'course_lib.plot': 40}
