@@ -180,15 +180,14 @@ def _plot_history(rows, path):
     from matplotlib.figure import Figure
     from course_lib.plot import STYLE
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(6,5.4), layout='constrained')
-        axs = fig.subplots(2, 2).flat
+        fig = Figure(figsize=(9,2.8), layout='constrained')
+        axs = fig.subplots(1, 3)
         x = [r['epoch'] for r in rows]
         for ax,k in zip(axs, ('loss','accuracy')):
             for part in ('train','valid'):
                 ax.plot(x, [r[f'{part}_{k}'] for r in rows], 'o-', ms=3, label=part)
             ax.legend()
         axs[2].plot(x, [r['lr'] for r in rows], 'o-', ms=3)
-        axs[3].remove()
         for ax,k in zip(axs, ('loss','accuracy','learning rate')):
             ax.set(xlabel='epoch', ylabel=k, xticks=x[::-(-len(x)//10)])
         fig.savefig(path, dpi=120)
