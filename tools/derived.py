@@ -204,6 +204,7 @@ details > summary, .nav-page a, .nav-page-text, .nav-page i, figcaption, .figure
 .nav-footer, .nav-footer a {{ color: {muted} !important; opacity: 1; }}
 .breadcrumb {{ background: none; padding-left: 0; padding-right: 0; }}
 .quarto-secondary-nav .breadcrumb {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
+.quarto-secondary-nav .quarto-page-breadcrumbs, .quarto-secondary-nav .breadcrumb {{ min-width: 0; }}
 .quarto-secondary-nav .breadcrumb-item {{ display: inline; }}
 .quarto-secondary-nav .breadcrumb-item::before {{ float: none !important; }}
 strong a {{ font-weight: inherit; }}
