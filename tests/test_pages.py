@@ -193,6 +193,7 @@ def test_doc_tables():
     assert '```python\nf(x, eps=1e-05, device=None)\n```' in md and '*Does f.*' in md
     assert '| `x` | `Tensor` |  | a number \\| or two |' in md and '| `device` |  | `None` | where |' in md
     assert T.uncommented(T.rewritten(shown('    x,\n    y, z:int=1, # two numbers'))) == ['x']
+    assert T.uncommented(T.rewritten(shown('    x,\n    y:int'))) == ['x', 'y']
     assert '| `x` | `int | None` |' in T.rewritten(
         shown('    x:int|None, # a number')
     )  # to pandoc a bar in code is no border

@@ -71,8 +71,8 @@ def table(code):
 
 
 def as_table(rows):
-    "Rows of name, type, default and comment in Markdown, without a type or default that no row has"
-    kept = [i for i in range(4) if i in (0, 3) or any(row[i] for row in rows)]
+    "Rows of name, type, default and comment in Markdown, without a column that is empty"
+    kept = [i for i in range(4) if i == 0 or any(row[i] for row in rows)]
     lines = [[TITLES[i] for i in kept], ['-' * WIDTHS[i] for i in kept], *([row[i] for i in kept] for row in rows)]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
@@ -92,4 +92,5 @@ def anchor(md):
 
 def uncommented(md):
     "Parameters in the table of a rewritten output that lack their comment"
-    return re.findall(r'^\| `(\w+)` \|.*\|  \|$', md, re.M)
+    commented = f'| {TITLES[-1]} |' in md
+    return re.findall(r'^\| `(\w+)` \|' + (r'.*\|  \|$' if commented else ''), md, re.M)
