@@ -163,7 +163,7 @@ def _axes_panel(ax, norm, N, C, S, num_groups, most):
 
 # %% ../nbs/library/blocks.ipynb #59f0b965
 def plot_axes(
-    norm='batch',     # a key of `NORM_COLORS`, or a list of them for a row of panels
+    norm='batch',     # a key of `NORM_COLORS`, or a list of them for panels, two in a row
     N:int=4,          # samples
     C:int=6,          # channels
     H:int=2,          # height of the map
@@ -175,8 +175,10 @@ def plot_axes(
     "The (N, C, H·W) block with the values that share one statistic in colour (after Wu & He 2018, fig. 2)."
     norms = [norm] if isinstance(norm, str) else list(norm)
     if ax is None:
-        wide = [1.6 if o.startswith('running') else 1 for o in norms]
-        _,axs = get_grid(len(norms), nrows=1, figsize=(2.3*sum(wide),3.1), width_ratios=wide)
+        ncols = min(2, len(norms))
+        wide = [1.6 if any(o.startswith('running') for o in norms[i::ncols]) else 1 for i in range(ncols)]
+        rows = math.ceil(len(norms)/ncols)
+        _,axs = get_grid(len(norms), ncols=ncols, figsize=(2.3*sum(wide),3.1*rows), width_ratios=wide)
     else:
         axs = [ax]
     for a,o in zip(axs, norms):

@@ -72,7 +72,7 @@ def small_png(
 
 # %% ../nbs/library/plot.ipynb #658a804d
 STYLE = {
-    'figure.facecolor':PAPER, 'axes.facecolor':PAPER, 'savefig.facecolor':PAPER, 'figure.figsize':(7.5,3.),
+    'figure.facecolor':PAPER, 'axes.facecolor':PAPER, 'savefig.facecolor':PAPER, 'figure.figsize':(6.,3.),
     'figure.dpi':96, 'figure.constrained_layout.use':True, 'font.size':10, 'legend.frameon':False,
     'text.color':INK, 'axes.labelcolor':INK, 'xtick.color':INK, 'ytick.color':INK, 'axes.edgecolor':INK,
     'axes.spines.top':False, 'axes.spines.right':False, 'axes.grid':True, 'axes.axisbelow':True,

@@ -159,9 +159,9 @@ def highlights(pages):
                 if png := o.get('data', {}).get('image/png'): yield name, label, cap, alt, base64.b64decode(''.join(png))
 
 def highlight_cell(root, pages):
-    "Markdown of those three figures, two in a row so that their print can be read, each with the page that makes it"
+    "Markdown of those three figures, one below the other so that their print can be read, each with the page that makes it"
     figs = [f'[![{cap}](images/{label}.png){{fig-alt="{alt}"}}]({name})' for name,label,cap,alt,_ in highlights(pages)]
-    return '\n\n'.join(['<!-- highlights -->', '::: {.column-page layout="[[50,50],[-25,50,-25]]"}', *figs, ':::'])
+    return '\n\n'.join(['<!-- highlights -->', '::: {layout-ncol="1"}', *figs, ':::'])
 
 def mix(a, b, t):
     "The colour `a` with a share `t` of `b`"
@@ -193,6 +193,7 @@ table {{ display: block; max-width: 100%; overflow-x: auto; }}
 div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 .math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
 pre, pre code {{ font-size: .72rem; }}
+div.sourceCode {{ clear: right; }}
 main :not(pre) > code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
 .names td:first-child code, .names td:first-child, .parameters td:first-child code {{ white-space: nowrap; overflow-wrap: normal; }}
@@ -203,6 +204,7 @@ details > summary, .nav-page a, .nav-page-text, .nav-page i, figcaption, .figure
 .nav-footer, .nav-footer a {{ color: {muted} !important; opacity: 1; }}
 .breadcrumb {{ background: none; padding-left: 0; padding-right: 0; }}
 .quarto-secondary-nav .breadcrumb {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
+.quarto-secondary-nav .quarto-page-breadcrumbs, .quarto-secondary-nav .breadcrumb {{ min-width: 0; }}
 .quarto-secondary-nav .breadcrumb-item {{ display: inline; }}
 .quarto-secondary-nav .breadcrumb-item::before {{ float: none !important; }}
 strong a {{ font-weight: inherit; }}
