@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import budgets
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from course_lib.activations import ActivationStats
@@ -85,15 +86,33 @@ def test_saved_part_by_part(tmp_path, monkeypatch):
 
 
 def test_parts_are_added(tmp_path, monkeypatch):
-    imports = dict(ratio=1.1, lo=1., hi=1.2, own_ms=dict(core=1.))
-    monkeypatch.setattr(bench, 'bench_imports', lambda: imports)
+    found = dict(ratio=6., lo=5., hi=7., norm='batch', models=16, batch_size=2, flops=1, theirs_ms=1.)
+    monkeypatch.setattr(bench, 'bench_stack', lambda **how: [found])
     out = str(tmp_path/'b.json')
     course_bench(**SMALL | dict(parts='ceiling,norms'), rounds=6, out=out)
     before = json.loads((tmp_path/'b.json').read_text())
-    course_bench(**SMALL | dict(parts='imports'), rounds=6, out=out)
+    course_bench(**SMALL | dict(parts='stack'), rounds=6, out=out)
     saved = json.loads((tmp_path/'b.json').read_text())
     assert saved['ceiling'] == before['ceiling'] and saved['rows'] == before['rows']   # what was not asked for stays
-    assert len(saved['rows']) == 1 and len(saved['table']) == 2 and {'norms', 'imports'} <= {*saved['seconds']}
+    assert len(saved['rows']) == 1 and len(saved['table']) == 2 and {'norms', 'stack'} <= {*saved['seconds']}
+
+
+def test_budgets():
+    "What an import of the course costs beside torch; a notebook that fails is no time"
+    imports = budgets.bench_imports(6)
+    assert 1 < imports['lo'] <= imports['ratio'] <= imports['hi'] and 'course_lib.layernorm' in imports['own_ms']
+
+
+@pytest.mark.parametrize('source, fails', [('x = 1', False), ('1/0', True)])
+def test_minutes_of_a_notebook(tmp_path, source, fails):
+    page = tmp_path/'a.ipynb'
+    cell = dict(cell_type='code', id='a', execution_count=None, metadata={}, outputs=[], source=[source])
+    page.write_text(json.dumps(dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5)))
+    if fails:
+        with pytest.raises(RuntimeError, match='ZeroDivisionError'):
+            budgets.bench_pages(page, 0)
+    else:
+        assert budgets.bench_pages(page, 0) > 0
 
 
 def test_without_a_compiler(tmp_path, monkeypatch):
