@@ -43,6 +43,23 @@ def _silent(net, x):
         spread = net[-2:](x).std(0).mean().item()
     return f'no layer is dead all through; the scores of different images are {spread:.1g} apart'
 
+def descend(net, batches, lr, momentum=.9):
+    "SGD on batches (x, y), each once; the losses before the steps."
+    opt = torch.optim.SGD(net.parameters(), lr, momentum)
+    losses = []
+    for x, y in batches:
+        loss = F.cross_entropy(net(x), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    return losses
+
+def share_right(net, x, y):
+    "Accuracy of a network as it is."
+    with torch.no_grad():
+        return (net(x).argmax(1) == y).float().mean().item()
+
 def train_recipe(
     seed: int = 0,  # of weights and order
     start: str = 'default',  # PyTorch's, or 'kaiming'
@@ -60,15 +77,9 @@ def train_recipe(
     net = get_model(functools.partial(GeneralRelu, leak=leak))
     if start == 'kaiming':
         net.apply(init_weights)
-    opt = torch.optim.SGD(net.parameters(), lr, momentum)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(y)).split(128):
-            opt.zero_grad()
-            F.cross_entropy(net(x[rows]), y[rows]).backward()
-            opt.step()
-    with torch.no_grad():
-        accuracy = (net(x_test).argmax(1) == y_test).float().mean().item()
-    return accuracy, _silent(net, x_test)
+    orders = (torch.randperm(len(y)).split(128) for _ in range(epochs))
+    descend(net, ((x[rows], y[rows]) for order in orders for rows in order), lr, momentum)
+    return share_right(net, x_test, y_test), _silent(net, x_test)
 
 # %% ../../nbs/library/grading_rescue.ipynb #2a71b83b
 def _one_change(change):
@@ -142,15 +153,8 @@ def train_sample(
     "Train on the sample."
     x, y, x_test, y_test = sample_images()
     order = torch.Generator().manual_seed(seed)
-    opt = torch.optim.SGD(net.parameters(), lr, .9)
-    for _ in range(steps):
-        i = torch.randint(len(x), (64,), generator=order)
-        loss = F.cross_entropy(net(x[i]), y[i])
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-    with torch.no_grad():
-        return (net(x_test).argmax(1) == y_test).float().mean().item()
+    descend(net, ((x[i], y[i]) for i in torch.randint(len(x), (steps, 64), generator=order)), lr)
+    return share_right(net, x_test, y_test)
 
 # %% ../../nbs/library/grading_rescue.ipynb #b15c12b1
 def expect_same_layers(
