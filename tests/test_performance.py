@@ -101,9 +101,9 @@ def test_parts_are_added(tmp_path, monkeypatch):
 
 
 def test_budgets():
-    "What an import of the course costs beside torch; a notebook that fails is no time"
-    imports = budgets.bench_imports(6)
-    assert 1 < imports['lo'] <= imports['ratio'] <= imports['hi'] and 'course_lib.layernorm' in imports['own_ms']
+    "What an import of the course costs beside torch"
+    seconds, own = budgets.import_times('import torch, course_lib.layernorm')
+    assert seconds > 0 and own['course_lib.layernorm'] > 0
 
 
 @pytest.mark.parametrize('source, fails', [('x = 1', False), ('1/0', True)])
@@ -155,7 +155,7 @@ def test_imports_are_compared_with_torchs(monkeypatch):
     "What `-X importtime` says of torch, in all, and of our modules, alone: the ratio is one plus our share"
     lines = '100 | 2000000 | torch', '60000 | 900000 | course_lib.core', '40000 | 950000 |   course_lib.plot'
     told = SimpleNamespace(stderr='\n'.join(f'import time: {line}' for line in lines))
-    monkeypatch.setattr(workloads.subprocess, 'run', lambda *args, **kwargs: told)
-    imports = workloads.bench_imports()
+    monkeypatch.setattr(budgets.subprocess, 'run', lambda *args, **kwargs: told)
+    imports = budgets.bench_imports()
     assert imports['ratio'] == imports['lo'] == imports['hi'] == 1.05 and imports['torch_s'] == 2
     assert imports['own_ms'] == {'course_lib.core': 60, 'course_lib.plot': 40}

@@ -35,7 +35,8 @@ def bench_imports(rounds=6):
         found = list(pool.map(import_times, [code] * rounds))
     ratio, lo, hi = median_interval([1 + sum(own.values()) / 1e3 / base for base, own in found])
     own = {k: round(float(np.median([o[k] for _, o in found])), 2) for k in found[0][1]}
-    return dict(ratio=round(ratio, 4), lo=round(lo, 4), hi=round(hi, 4), own_ms=own)
+    torch_s = round(float(np.median([base for base, _ in found])), 2)
+    return dict(ratio=round(ratio, 4), lo=round(lo, 4), hi=round(hi, 4), torch_s=torch_s, own_ms=own)
 
 
 def bench_pages(folder='nbs', workers=2):

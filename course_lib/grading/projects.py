@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from . import EXERCISES, READ, Exercise, Miss, Property, expect, expect_tensor
-from .rescue import descend, expect_same_layers, share_right
+from .rescue import descend, expect_same_layers, accuracy_now
 
 # %% ../../nbs/library/grading_projects.ipynb #63b9dd94
 READ.update(
@@ -53,7 +53,7 @@ def train_clusters(
     torch.manual_seed(seed)
     x, y = clusters(seed)
     losses = descend(net, ((x[i], y[i]) for i in torch.randint(len(x), (steps, 64))), .01)
-    return losses, share_right(net, *clusters(seed + 1000))
+    return losses, accuracy_now(net, *clusters(seed + 1000))
 
 # %% ../../nbs/library/grading_projects.ipynb #2914e6e8
 def _changed(change, net):
@@ -132,7 +132,7 @@ def train_pairs(
     "SGD with momentum 0.9, two images at a time."
     x, y = stripes(seed, 2*steps)
     descend(net, zip(x.split(2), y.split(2)), lr)
-    return share_right(net.eval(), *stripes(seed+1000, 300))
+    return accuracy_now(net.eval(), *stripes(seed+1000, 300))
 
 # %% ../../nbs/library/grading_projects.ipynb #dbd95552
 def _converted(convert, seed=0):

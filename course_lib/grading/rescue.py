@@ -55,7 +55,7 @@ def descend(net, batches, lr, momentum=.9):
         losses.append(loss.item())
     return losses
 
-def share_right(net, x, y):
+def accuracy_now(net, x, y):
     "Accuracy of a network as it is."
     with torch.no_grad():
         return (net(x).argmax(1) == y).float().mean().item()
@@ -79,7 +79,7 @@ def train_recipe(
         net.apply(init_weights)
     orders = (torch.randperm(len(y)).split(128) for _ in range(epochs))
     descend(net, ((x[rows], y[rows]) for order in orders for rows in order), lr, momentum)
-    return share_right(net, x_test, y_test), _silent(net, x_test)
+    return accuracy_now(net, x_test, y_test), _silent(net, x_test)
 
 # %% ../../nbs/library/grading_rescue.ipynb #2a71b83b
 def _one_change(change):
@@ -154,7 +154,7 @@ def train_sample(
     x, y, x_test, y_test = sample_images()
     order = torch.Generator().manual_seed(seed)
     descend(net, ((x[i], y[i]) for i in torch.randint(len(x), (steps, 64), generator=order)), lr)
-    return share_right(net, x_test, y_test)
+    return accuracy_now(net, x_test, y_test)
 
 # %% ../../nbs/library/grading_rescue.ipynb #b15c12b1
 def expect_same_layers(
