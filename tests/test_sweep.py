@@ -326,7 +326,7 @@ def test_report(tmp_path):
         ]
 
     sweep(grid, path, train).run(progress=False)
-    S.course_report.__wrapped__(str(path), str(tmp_path / 'out'))  # fastcore 1.7 reads the command line in any call
+    report.course_report.__wrapped__(str(path), str(tmp_path / 'out'))  # fastcore 1.7 reads the command line in any call
     text = (tmp_path / 'out/report.md').read_text()
     assert '0.510 ±\u00a00.010' in text and 'batch' in text and '| 0.510–' not in text
     assert len(list((tmp_path / 'out').glob('*.png'))) == 6
@@ -340,7 +340,7 @@ def test_committed_rows(name, capsys):
     rows = read_rows(path)
     configs = [RunConfig(**r['config']) for r in rows]
     assert len(set(configs)) == len(configs) and set(configs) <= set(B.small_batch_grid(name))
-    S.course_report.__wrapped__(str(path))
+    report.course_report.__wrapped__(str(path))
     text = capsys.readouterr().out
     cell = [
         r
