@@ -326,7 +326,7 @@ def test_report(tmp_path):
         ]
 
     sweep(grid, path, train).run(progress=False)
-    report.course_report.__wrapped__(str(path), str(tmp_path / 'out'))  # fastcore 1.7 reads the command line in any call
+    report.course_report.__wrapped__(str(path), str(tmp_path / 'out'))  # fastcore 1.7 reads argv in any call
     text = (tmp_path / 'out/report.md').read_text()
     assert '0.510 ±\u00a00.010' in text and 'batch' in text and '| 0.510–' not in text
     assert len(list((tmp_path / 'out').glob('*.png'))) == 6
