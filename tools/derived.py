@@ -108,21 +108,32 @@ def public(root, module):
         if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names:
             yield n.name, (ast.get_docstring(n) or '').split('\n')[0]
 
+def api_groups(root):
+    "tools/api.yml: what one wants to do -> names; empty where there is no such file"
+    path = Path(root)/'tools/api.yml'
+    return _parsed(path.read_text(encoding='utf-8')) if path.exists() else {}
+
+def public_names(root, pages):
+    "Name -> (module, first line of its docstring) of every public function and class of the course"
+    modules = [m for ms in shelves(root, pages).values() for m in ms]
+    return {n: (m, d) for m in modules for n, d in public(root, m)}
+
 def api(root, pages):
-    "nbs/api.qmd: every public name with its first line, linked to its table of parameters; modules by shelf"
-    lines = ['---', 'title: API', 'description: "Every public name of `course_lib`, with the page that derives, tests and documents it."',
-             '---', '', f'<!-- {MADE} -->']
+    "nbs/api.qmd: what one wants to do, the names for it with their first line, linked to their tables of parameters"
     home = {p.module: p.name for p in pages if p.module}
-    shown = {k: [m for m in ms if any(public(root, m))] for k, ms in shelves(root, pages).items()}
-    for shelf, modules in shown.items():
-        anchor = lambda m: re.sub(r'[^\w.-]', '', m).lower()
-        lines += ['', f"{shelf.capitalize()}: " + ', '.join(f'[{m}](#{anchor(m)})' for m in modules)]
-    for modules in shown.values():
-        for m in modules:
-            rows = list(public(root, m))
-            name = home[m]
-            lines += ['', f'## {m}', '', f'From [{title_of(root, name, pages)[0]}]({name}).', '', '::: {.names}', '', '| name | what it is |', '|---|------|']
-            lines += [f'| [{n}]({name}#{n.lower()}) | {d.replace("|", chr(92)+"|")} |' for n, d in rows] + ['', ':::']
+    known = public_names(root, pages)
+    lines = ['---', 'title: API', 'description: "What one may want to do with `course_lib`, and the names for it."', '---', '',
+             f'<!-- {MADE} -->', '', 'Each name leads to its parameters, on the page that derives and tests it. A line such as '
+             '`from course_lib.norms import BatchNorm` takes it from its module.']
+    for group, names in api_groups(root).items():
+        lines += ['', f'## {group}', '', '::: {.names}', '', '| name | module | what it is |', '|---|--|------|']
+        for n in names:
+            if n not in known:
+                continue  # the lint says so
+            module, what = known[n]
+            text = what.replace('|', r'\|')
+            lines.append(f'| [{n}]({home[module]}#{n.lower()}) | `{module}` | {text} |')
+        lines += ['', ':::']
     return '\n'.join(lines) + '\n'
 
 def llms(root, pages, cfg):
