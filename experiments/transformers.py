@@ -54,7 +54,7 @@ from course_lib.rows import read_rows
 from course_lib.stacks import AloneTrainer, batch_order, image_sets, judged, take_batch
 from course_lib.statistics import group_rows, tuned
 from course_lib.sweep import Sweep, main
-from course_lib.transformer import PatchTransformer, scaled_start, stream_after
+from course_lib.transformer import PatchTransformer, scaled_start, weigh_branches
 
 OUT = Path(__file__).resolve().parents[1] / 'nbs/results'
 PLACES = 'post', 'pre', 'bare', 'sandwich', 'weighed'
@@ -89,17 +89,6 @@ class AdamTrainer(AloneTrainer):
         self.opt = torch.optim.Adam(model.parameters(), lr, fused=True)
 
 
-class Divided(nn.Module):
-    "By a number."
-
-    def __init__(self, by):
-        super().__init__()
-        self.by = by
-
-    def forward(self, x):
-        return x / self.by
-
-
 def model(c):
     "The net at its start."
     set_seed(c.seed)
@@ -108,8 +97,7 @@ def model(c):
     if c.place == 'bare':
         net.final = nn.Identity()
     if c.place == 'weighed':
-        for n, block in enumerate(net.blocks):
-            block.behind = Divided(stream_after('pre', n) ** 0.5)
+        weigh_branches(net)
     return net
 
 
