@@ -1,13 +1,16 @@
 """The default training path waits for the device once a pass, not once a batch, whatever watches it; and the command's
 table judges rightly."""
+import copy
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from course_lib.activations import ActivationStats
-from course_lib import bench
+from course_lib import bench, workloads
 from course_lib.bench import _bench_table, course_bench
 from course_lib.core import can_compile
 from course_lib.datasets import DataLoaders
@@ -109,3 +112,31 @@ def test_refusals(tmp_path, bad, says):
     with pytest.raises(SystemExit, match=says):
         course_bench(**SMALL | bad, out=str(tmp_path/'b.json'))
     assert not list(tmp_path.iterdir())
+
+
+def test_plain_epoch_is_the_learners():
+    "The rival of the Learner takes its steps: the same weights in the end"
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 1, 4, 4), torch.randint(0, 4, (8,))) for _ in range(5)]
+    ours = nn.Sequential(nn.Conv2d(1, 4, 4), nn.Flatten())
+    theirs = copy.deepcopy(ours)
+    workloads._plain_epoch(DataLoaders(data, data), ours)
+    MomentumLearner(theirs, DataLoaders(data, data), lr=.2, cbs=[DeviceCB('cpu')]).fit(1)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_control_reads_one_clock():
+    "With a clock that goes one further at each look all ratios are 1"
+    ticks = itertools.count()
+    control = workloads.bench_control((4, 2, 5, 5), pairs=6, clock=lambda: next(ticks))
+    assert control['cold'] == 1 and {*control['single'], *control['blocks']} == {1}
+
+
+def test_imports_are_compared_with_torchs(monkeypatch):
+    "What `-X importtime` says of torch, in all, and of our modules, alone: the ratio is one plus our share"
+    lines = '100 | 2000000 | torch', '60000 | 900000 | course_lib.core', '40000 | 950000 |   course_lib.plot'
+    told = SimpleNamespace(stderr='\n'.join(f'import time: {line}' for line in lines))
+    monkeypatch.setattr(workloads.subprocess, 'run', lambda *args, **kwargs: told)
+    imports = workloads.bench_imports()
+    assert imports['ratio'] == imports['lo'] == imports['hi'] == 1.05 and imports['torch_s'] == 2
+    assert imports['own_ms'] == {'course_lib.core': 60, 'course_lib.plot': 40}

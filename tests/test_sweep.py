@@ -352,3 +352,14 @@ def test_committed_rows(name, capsys):
         for lr in B.sweep_lrs(2)
     }
     assert f'{max(means.values()):.3f} ±' in text
+
+
+@pytest.mark.parametrize('name', B.MODELS)
+def test_each_model_fits_the_images(name):
+    assert config_model(dataclasses.replace(TINY, model=name))(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_help_of_an_experiment_names_its_parts(capsys):
+    with pytest.raises(SystemExit):
+        S.main(['--help'], tune=lambda: None, judge=lambda: None)
+    assert 'which of tune, judge' in ' '.join(capsys.readouterr().out.split())

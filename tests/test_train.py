@@ -1,6 +1,6 @@
 "course_train as a user meets it: a fresh process, bad options, a folder that is taken, a run that is killed."
 
-import csv, json, os, re, shutil, signal, struct, subprocess, sys, time
+import csv, dataclasses, inspect, json, os, re, shutil, signal, struct, subprocess, sys, time
 import pytest, torch
 from torch import nn
 import course_lib.sources as D
@@ -334,3 +334,18 @@ def test_amp_and_compile_do_what_they_say(tmp_path, monkeypatch, capsys):
     assert len(compiled) == 1
     assert losses['compile'] == pytest.approx(losses['plain'], rel=1e-4)
     assert 0 < abs(losses['amp'] / losses['plain'] - 1) < 0.05
+
+
+@pytest.mark.parametrize('loader', ['memory', 'stream'])
+def test_learner_is_what_the_config_says(loader):
+    "Seed of the loaders, batch size, rate and momentum arrive where they count"
+    learn = T.build_learner(TrainConfig(bs=300, lr=0.03, momentum=0.7, seed=5, loader=loader), device='cpu')
+    assert learn.lr == 0.03 and learn.momentum == 0.7
+    assert learn.dls.train.sampler.seed == 5 and len(next(iter(learn.dls.train))[0]) == 300
+
+
+def test_defaults_are_those_of_the_command():
+    "Those of `TrainConfig` and those of `course_train` are one set"
+    command = inspect.signature(course_train).parameters
+    fields = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+    assert {k: command[k].default for k in fields} == fields and fields['bs'] == 128
