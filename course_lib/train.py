@@ -287,7 +287,8 @@ def train_run(
     about = dict(device=str(device), parameters=sum(p.numel() for p in learn.model.parameters()),
                  course_lib=__version__, torch=torch.__version__)
     _write_text(out/'config.json', json.dumps(asdict(cfg) | about, indent=1) + '\n')
-    print(f"{cfg.dataset}, {cfg.model}, norm {cfg.norm}: {about['parameters']:,} parameters on {device}, "
+    other = '' if cfg.model=='conv' else f'{cfg.model}, '
+    print(f"{cfg.dataset}, {other}norm {cfg.norm}: {about['parameters']:,} parameters on {device}, "
           f"{len(learn.dls.train)} steps an epoch")
     if cfg.amp:
         print("autocast: convolutions and linear layers in bfloat16, the norms' statistics and the loss in float32")
