@@ -986,28 +986,35 @@ def test_depth_says():
 
 
 def test_transformers_says():
-    "What the lesson says of its rows: gains of warm-up at own rates and at .003, and which place is ahead"
+    "What the lesson says of its rows: gains of warm-up, which place is ahead, and what weighing the branches brings"
     from course_lib.core import read_results
     from course_lib.statistics import cell_stats, group_rows, paired, tuned
 
     T = load('transformers')
     none, warm = 0.0, 1 / 3
-    tune = group_rows(read_results('transformers_tune.jsonl'), 'place', 'warm_up')
-    at_rate = group_rows(read_results('transformers.jsonl'), 'place', 'warm_up', 'lr')
+    tune = group_rows(read_results('transformers_tune.jsonl'), 'place', 'warm_up', 'depth')
+    at_rate = group_rows(read_results('transformers.jsonl'), 'place', 'warm_up', 'depth', 'lr')
     chosen = {cell: tuned(runs, by='tune_accuracy') for cell, runs in tune.items()}
     own = {cell: at_rate[(*cell, best['lr'])] for cell, best in chosen.items()}
     assert set(own) == set(T.CELLS) and all(len(runs) == 5 for runs in at_rate.values())
-    gains = {place: paired(own[place, warm], own[place, none]) for place, _ in T.CELLS}
-    high = {place: paired(at_rate[place, warm, 0.003], at_rate[place, none, 0.003]) for place in ('post', 'pre')}
+    gains = {(place, depth): paired(own[place, warm, depth], own[place, none, depth]) for place, _, depth in T.CELLS}
+    high = {(place, w): at_rate[place, w, 12, 0.003] for place in ('post', 'pre', 'weighed') for w in (none, warm)}
+    gain_high = {place: paired(high[place, warm], high[place, none])['mean'] for place in ('post', 'pre')}
     assert {cell: best['lr'] for cell, best in chosen.items() if best['edge']} == {}
-    rule = {place: (d['lo'] > 0.01, d['hi'] < 0.01) for place, d in gains.items()}
-    assert rule['post'] == (False, False)  # open: no sign of a need at own rates
-    assert not rule['pre'][0] and not rule['bare'][0]
-    assert high['post']['mean'] > 0.05 > abs(high['pre']['mean'])  # what warm-up gives at the high rate
-    assert chosen['bare', none]['lr'] == 0.003
-    assert paired(own['bare', none], at_rate['post', none, 0.003])['lo'] > 0.1  # gradients as large, and it learns
-    assert paired(own['pre', none], own['post', none])['mean'] > 0.03  # warm-up does not make up for the place
-    learns = {cell: {lr: min(r['tune_accuracy'] for r in runs) for (lr,), runs in group_rows(rows, 'lr').items()}
-              for cell, rows in tune.items()}
-    assert {place for (place, _), by_lr in learns.items() if by_lr[0.01] > 0.5} == {'pre', 'bare', 'sandwich'}
-    assert all(cell_stats(own[cell])['mean'] > 0.6 for cell in own)
+    rule = {cell: (d['lo'] > 0.01, d['hi'] < 0.01) for cell, d in gains.items()}
+    assert rule.pop(('pre', 24)) == (False, True)  # holds: no need
+    assert set(rule.values()) == {(False, False)}  # open: no sign of a need at own rates
+    assert gain_high['post'] > 0.05 > abs(gain_high['pre'])  # what warm-up gives at the high rate
+    assert chosen['bare', none, 12]['lr'] == 0.003
+    assert paired(own['bare', none, 12], high['post', none])['lo'] > 0.1  # gradients as large, and it learns
+    for depth, least in ((12, 0.03), (24, 0.1)):  # warm-up does not make up for the place
+        assert paired(own['pre', none, depth], own['post', none, depth])['lo'] > least
+    assert paired(high['weighed', none], high['post', none])['lo'] > 0.1  # a smaller part bears the high rate
+    assert paired(own['weighed', none, 12], own['post', none, 12])['lo'] > 0.03
+    level, behind = (paired(*pair) for pair in ((own['pre', none, 12], own['weighed', none, 12]),
+                                                (high['pre', none], high['weighed', none])))
+    assert abs(level['mean']) < 0.01 and behind['mean'] > 0.05 and behind['lo'] < 0.01  # "holds", but not all of it
+    learns = {cell: min(r['tune_accuracy'] for r in runs if r['config']['lr'] == 0.01) > 0.5
+              for cell, runs in tune.items() if cell[2] == 12}
+    assert {place for (place, _, _), at_highest in learns.items() if at_highest} == {'pre', 'bare', 'sandwich'}
+    assert all(cell_stats(own[cell])['mean'] > 0.6 for cell in own if cell != ('post', cell[1], 24))
