@@ -10,8 +10,8 @@ Fixed: three convolutions of stride 2, a norm with scale and shift and a ReLU be
     the first 3,000 training images of Fashion-MNIST, 1,000 steps of plain SGD in batches of 64 (21 epochs, so that
     there is something to overfit), the rate falling to 0 in a straight line. Batch norm uses the statistics of the
     batch in both modes, in evaluation of 200 to 1,000 images (250 in `final`).
-Tuned with two seeds on 4,000 held-out training images; judged with six others on the 10,000 test images. Seeds give
-    weights and order: runs are paired.
+Tuned with two seeds on 4,000 held-out training images; judged with six others on the 10,000 test images, but for the
+    smallest decay, which is nobody's best (cut for time). Seeds give weights and order: runs are paired.
 
 Confirmed, "leave scales and shifts alone": for both norms, each method at its best decay and rate, the 95 % t interval
     of weights - all lies above 0. Refuted: below 0, or within +-.01, for both. Else open. Beside it the same at each
@@ -19,7 +19,7 @@ Confirmed, "leave scales and shifts alone": for both norms, each method at its b
 Edge: a best rate or decay at the end of the grid is reported as such. (At decay .1 the rate .03 was
     added for all, since .1 was the best there while batch norm was tuned.)
 
-About 2 ms a step of a run: eight minutes on one idle core. Left out: momentum, Adam, residual nets, biases of linear
+About 2 ms a step of a run: eight minutes on one idle core (50 on an eighth of a busy one). Left out: momentum, Adam, residual nets, biases of linear
     layers, whole data sets.
 """
 
@@ -108,12 +108,13 @@ TUNE = Sweep(
 
 
 def final():
-    "Each cell at the rate that was best on the held-out images."
+    "Each cell but those of the smallest decay at the rate that was best on the held-out images."
     if TUNE.pending():
         raise SystemExit('norm_decay: tune first')
     cells = group_rows(read_rows(TUNE.path), 'norm', 'what', 'decay')
     best = {cell: tuned(rows, by='tune_accuracy')['lr'] for cell, rows in cells.items()}
-    configs = [Decay(norm, *cell, best[norm, *cell], seed) for norm in NORMS for cell in CELLS for seed in SEEDS]
+    judged_cells = [(norm, *cell) for norm in NORMS for cell in CELLS if cell[-1] != DECAYS[0]]
+    configs = [Decay(*cell, best[cell], seed) for cell in judged_cells for seed in SEEDS]
     return Sweep(configs, OUT / 'norm_decay.jsonl', train, same_cell, stack=6)
 
 
