@@ -112,7 +112,8 @@ def test_scales_in_front_of_a_norm(capsys):
         nn.init.normal_(norm.bias, 0, 0.5)
         layers += [nn.Conv2d(n_in, n_out, 3, bias=False), norm, nn.ReLU()]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6 * 64, 3, bias=False)).double()
-    x, first, last = torch.randn(8, 1, 12, 12, dtype=torch.float64), list(net[1].parameters()), list(net[4].parameters())
+    x = torch.randn(8, 1, 12, 12, dtype=torch.float64)
+    first, last = list(net[1].parameters()), list(net[4].parameters())
     nn.functional.cross_entropy(net(x), torch.arange(8) % 3).backward()
     products = [sum((p * p.grad).sum().item() for p in own) for own in (first, last)]
     assert abs(products[0]) < 1e-12 < 1e-4 < abs(products[1])

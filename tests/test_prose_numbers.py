@@ -16,7 +16,7 @@ ELSEWHERE = {
     '13_why_batchnorm': '0.16 0.33 3.3 2.1',  # why_batchnorm.jsonl; sections
     '14_depth': '',
     '15_residual': '5.1',  # a section
-    '19_scale_invariance': '0.0005 .59 .85',  # a usual decay; scale_parts.jsonl
+    '19_scale_invariance': '0.0005 .59 .009 .029 5.1 3.1',  # a usual decay; scale_parts and norm_decay.jsonl; sections
     '23_fine_tuning': '4.2',  # a section
     '26_towards_90': '.05 .919 2.8',  # a rate; towards90.jsonl; 84,186 over 30,274 parameters
 }
