@@ -20,7 +20,7 @@ READ.update(
     dyt_ends=('without_layernorm', 'A curve without statistics'),
     qk_bound=('without_layernorm', 'Norms for queries and keys'),
     adaln=('without_layernorm', 'A norm that is told what to do'),
-    half_norm=('without_layernorm', 'Half a norm: RMSNorm'))
+    half_norm=('without_layernorm', 'A norm without the mean: RMSNorm'))
 
 EXERCISES.update(
     dyt_ends=numbers('without_layernorm', "DyT's slope and ends", 'dyt_ends',
