@@ -50,7 +50,10 @@ def test_no_stream(f, words, capsys):
 
 @pytest.mark.parametrize('why', R.WRONG_DOUBLINGS)
 def test_wrong_doublings(why, capsys):
-    assert not grade('double_stream', R.WRONG_DOUBLINGS[why])
+    wrong = R.WRONG_DOUBLINGS[why]
+    assert not grade('double_stream', lambda n: torch.tensor(wrong(n)))  # in float32
+    assert why in said(capsys)
+    assert not grade('double_stream', wrong)
     assert why in said(capsys)
 
 

@@ -232,7 +232,7 @@ def test_twenty_kills(tmp_path):
     path, log = tmp_path / 'r.jsonl', tmp_path / 'log'
     code = SCRIPT.format(tests=str(Path(__file__).parent), log=str(log), path=str(path))
     # one process imports torch; its forks are killed, each at a random moment of its sweep
-    driver = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_sweep\ntest_sweep.kill_forks({code!r}, {str(path)!r})"  # noqa: E501
+    driver = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_sweep\ntest_sweep.kill_forks({code!r}, {str(path)!r})'  # noqa: E501
     out = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', driver],
         capture_output=True,
@@ -363,3 +363,12 @@ def test_help_of_an_experiment_names_its_parts(capsys):
     with pytest.raises(SystemExit):
         S.main(['--help'], tune=lambda: None, judge=lambda: None)
     assert 'which of tune, judge' in ' '.join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    'train, valid, failure', [(0.5, 0.5, None), (0.5, float('nan'), 'diverged'), (float('inf'), 0.5, 'diverged')]
+)
+def test_a_loss_that_is_no_number_is_a_failure(train, valid, failure):
+    "In training or in validation"
+    seen = {2: ([0.1], [valid])}
+    assert B._result(TINY, 0, torch.full((2,), train), seen)['failure'] == failure
