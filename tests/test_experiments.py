@@ -20,6 +20,7 @@ TINY = [
     ('why_batchnorm', 'SWEEP', dict(noise=1.0, n_train=384, every=4), 1),
     ('sources', 'EIGHT_SWEEP', dict(dataset='fashion_mnist', epochs=1), 1),
     ('sources', 'DECENT_SWEEP', dict(dataset='fashion_mnist', batch_size=256), 2),
+    ('one_epoch', 'SWEEP', dict(dataset='fashion_mnist', batch_size=512), 1),
     ('ledger', 'SWEEP', dict(lr=0.2, n_train=2048, epochs=1), 1),
     ('batch_size', 'SWEEP', dict(ghost=32, batch_size=128, n_train=512), 1),
     ('collapse', 'SWEEP', dict(lr=0.4, epochs=4, rescue_at=1, batch_size=64, n_train=640), 1),
