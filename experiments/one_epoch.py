@@ -1,7 +1,7 @@
 """One epoch of MNIST: python experiments/one_epoch.py
 
-Claim: fast.ai 2019, lesson 10, set as a toy problem to beat 0.975 in one epoch; the published answer, with dropout and a
-    residual block, reached 0.9825, run once. Its block is mended here (it was strided twice inside).
+Claim: fast.ai 2019, lesson 10, set as a toy problem to beat 0.975 in one epoch; the published answer, with dropout and
+    a residual block, reached 0.9825, run once. Its block is mended here (it was strided twice inside).
 Scientific variable: the entry: the plain convolutions with batch norm (`five`), the residual net with batch or with
     group norm. Nuisance variable, tuned for each: the rate, four for all, that rises and falls. Fixed: batches of 64,
     plain SGD, one epoch. Five seeds, paired.

@@ -3,7 +3,8 @@
 Each defect changes one expression or statement of an exported cell, in the notebook and in the module alike. First the
 notebook runs, as `nbdev_test` runs it, then the test files that import its module. Sixty defects are drawn with a seed
 over all modules; those of `tools/defects.yml` were found to pass unnoticed once. A line a defect goes to
-`tools/mutants.jsonl`; what is there is not run again, as long as its cell is what it was. `--list` prints the defects only.
+`tools/mutants.jsonl`; what is there is not run again, as long as its cell is what it was. `--list` prints the defects
+only.
 """
 
 import argparse
