@@ -18,9 +18,8 @@ Control: the same network, images and order with each norm at a rate of its own.
 Tuned on the last 10,000 training images, which the sources judged on; judged on the test images. 50,000 images.
 
 About 60 s a run of eight epochs; 15 s a run of one with batches of 32, in stacks of four, and more with 16: 10 and
-    160 runs in about 60
-minutes. Left out: other schedules, group
-norm over eight epochs, the source's activation (a leaky, shifted ReLU).
+160 runs in about 60 minutes. Left out: other schedules, group norm over eight epochs, the source's activation (a leaky,
+shifted ReLU).
 """
 
 from dataclasses import dataclass

@@ -370,5 +370,5 @@ def test_help_of_an_experiment_names_its_parts(capsys):
 )
 def test_a_loss_that_is_no_number_is_a_failure(train, valid, failure):
     "In training or in validation"
-    seen = {2: (torch.tensor([0.1]), torch.tensor([valid]))}
+    seen = {2: ([0.1], [valid])}
     assert B._result(TINY, 0, torch.full((2,), train), seen)['failure'] == failure

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lint as L
+import mutants
 
 BIN = Path(sys.executable).parent
 
@@ -91,3 +92,9 @@ def test_spelling(tmp_path):
     assert run('codespell', '--ignore-words-list', 'fro', str(tmp_path))==(0, '')   # fro: the Frobenius norm
     (tmp_path/'new.md').write_text('The recieved gradient.')
     assert 'received' in run('codespell', str(tmp_path))[1]
+
+
+def test_listed_defects_fit_the_code():
+    "Each stands once in one exported cell, and changes it; the drawn ones are the same each time"
+    assert len([planted for _, _, after, was, planted in mutants.listed() if planted in after and was != planted]) > 20
+    assert mutants.drawn(5, 0) == mutants.drawn(5, 0)
