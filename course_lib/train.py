@@ -224,8 +224,8 @@ def _plot_history(rows, path):
     from matplotlib.figure import Figure
     from course_lib.plot import STYLE
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(9,2.8), layout='constrained')
-        axs = fig.subplots(1, 3)
+        fig = Figure(figsize=(6,6), layout='constrained')
+        axs = fig.subplots(3, 1)
         x = [r['epoch'] for r in rows]
         for ax,k in zip(axs, ('loss','accuracy')):
             for part in ('train','valid'):

@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from course_lib.report import draw_ledger
 from course_lib.plot import NORM_COLORS, linear_rgb
 
 UNCHANGED = '''
@@ -69,3 +70,12 @@ def test_colours_stay_apart(vision):
 def test_the_measure_of_colours():
     np.testing.assert_allclose(to_lab(linear_rgb('white')), [100, 0, 0], atol=.02)
     assert closest(mpl.color_sequences['tab10'], 'protanopia')<5   # of Matplotlib's own ten two are all but one
+
+
+def test_ledger_has_a_line_for_each_start_and_no_empty_one():
+    "Its axis ends where its lines end"
+    left, right = draw_ledger('init').axes
+    bottom, top = left.get_ylim()
+    starts = [text.get_text().split(':')[0] for text in left.texts]
+    assert len(starts) == len(set(starts)) > 1 and bottom - top == pytest.approx(len(starts) + 0.2)
+    assert right.get_ylim() == left.get_ylim()

@@ -234,9 +234,7 @@ def check_links(pages, proc, root=L.ROOT):
             elif k not in cited: yield f'{p.name}: @{k} is not in references.bib'
 
 WIDEST = 640   # px: in a wider figure, text of ten points has fewer than seven pixels and a half on a phone
-TO_NARROW = {   # pages whose figures are still wider
-    '02_signal.ipynb', '10_seeds.ipynb', '14_depth.ipynb', '15_residual.ipynb', '16_transformers.ipynb',
-    '19_scale_invariance.ipynb', '22_convert.ipynb', 'library/train.ipynb'}
+TO_NARROW = {'16_transformers.ipynb'}   # pages whose figures are still wider
 
 def width_of(image):
     "The width of a figure on the page, in px: half of its PNG's"
