@@ -64,7 +64,9 @@ WRONG_ADALN = {  # what the learner did -> what it gives; a, b, g: shift, scale,
     'shift and scale stand in front of the branch': lambda x, f, a, b, g, n: x + g*((1+b)*f(n) + a),
     'the shift is added behind the scale, so it is not scaled': lambda x, f, a, b, g, n: x + g*f((1+b)*(n + a))}
 
-def right_adaln(f):
+def right_adaln(
+    f,  # submitted: arguments as for `adaln_zero`
+):
     "The sum, on as many tokens as images."
     generator = torch.Generator().manual_seed(0)
     x, w = torch.randn(4, 4, 6, generator=generator)*3+1, torch.randn(6, 6, generator=generator)
@@ -83,7 +85,9 @@ def right_adaln(f):
            'an axis is missing: each token gets the numbers of another image; `shift[:, None]` stands for all tokens')
     raise Miss('not the sum of x and the gated branch of a scaled and shifted norm of x')
 
-def identity_at_start(f):
+def identity_at_start(
+    f,  # submitted: arguments as for `adaln_zero`
+):
     "A gate of zeros."
     x = torch.randn(2, 3, 5)
     y = expect_tensor(f(x.clone(), torch.sin, torch.randn(2, 5), torch.randn(2, 5), torch.zeros(2, 5)), x.shape)
