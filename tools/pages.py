@@ -234,7 +234,6 @@ def check_links(pages, proc, root=L.ROOT):
             elif k not in cited: yield f'{p.name}: @{k} is not in references.bib'
 
 WIDEST = 640   # px: in a wider figure, text of ten points has fewer than seven pixels and a half on a phone
-TO_NARROW = {'16_transformers.ipynb'}   # pages whose figures are still wider
 
 def width_of(image):
     "The width of a figure on the page, in px: half of its PNG's"
@@ -257,7 +256,7 @@ def check_pages(pages):
                 for d in ('fig-cap', 'fig-alt'):
                     if not re.search(rf'^#\| *{d}: *\S', c['source'], re.M): yield f"{p.name}: cell {c['id']}: figure without {d}"
             for o in c.get('outputs', []):
-                if (image := o.get('data', {}).get('image/png')) and (w := width_of(image))>WIDEST and p.name not in TO_NARROW:
+                if (image := o.get('data', {}).get('image/png')) and (w := width_of(image))>WIDEST:
                     yield f"{p.name}: cell {c['id']}: a figure of {w} px is too wide to be read on a phone"
                 if o['output_type']=='error' or o.get('name')=='stderr': yield f"{p.name}: cell {c['id']}: a saved error or warning"
                 text = ''.join(o.get('text', '')) + '\n'.join(''.join(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
