@@ -87,7 +87,7 @@ def test_wrong_carries(changes, words, capsys):
 @pytest.mark.parametrize(
     'f,words',
     [
-        (lambda net, base, lr: None, 'is a `return` missing'),
+        (lambda net, base, lr: net, 'not the type Sequential'),
         (lambda net, base, lr: torch.optim.Adam(base.parameters(), lr), 'not every parameter'),
         (lambda net, base, lr: torch.optim.Adam(net[0].parameters(), lr), 'not every parameter'),
         (lambda net, base, lr: torch.optim.Adam(net.parameters(), lr / 16), 'the network is the base'),
