@@ -110,8 +110,10 @@ def growth(
     "`ValueError`, if the two differ in more than width, or if a parameter has two roles."
     small = dict(base.named_parameters(remove_duplicate=False))
     large = dict(model.named_parameters(remove_duplicate=False))
-    alone = sorted(set(small)^set(large)) or ([] if large else ['no parameter'])
-    alone += [n for n in large if n in small and large[n].ndim!=small[n].ndim]
+    if not large:
+        raise ValueError('growth: the model has no parameters, so nothing in it has a width')
+    alone = sorted(set(small)^set(large))
+    alone += [name for name in large if name in small and large[name].ndim!=small[name].ndim]
     if alone:
         raise ValueError(f'growth: {alone[0]} is not in both, or of another kind; model and base '
                          'must be one model at two widths')

@@ -31,6 +31,8 @@ TINY = [
     ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
     ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
     ('transformers', 'TUNE', dict(depth=1, steps=3), 1),
+    ('width', 'MLP', dict(rule='sgd', kind='mup', width=64, steps=4), 1),
+    ('width', 'TRANSFORMER', dict(kind='mup', width=64, steps=3), 1),
 ]
 
 
@@ -1011,3 +1013,41 @@ def test_transformers_says():
               for cell, rows in tune.items()}
     assert {place for (place, _), by_lr in learns.items() if by_lr[0.01] > 0.5} == {'pre', 'bare', 'sandwich'}
     assert all(cell_stats(own[cell])['mean'] > 0.6 for cell in own)
+
+
+def test_width_says():
+    "What the lesson on width says of its rows: which best rates move, what a carried rate costs, who is ahead at 512"
+    import numpy as np
+
+    from course_lib.core import read_results
+    from course_lib.statistics import group_rows, score, t_interval
+    from course_lib.width import best_rate, power_of
+
+    W = load('width')
+    widths = W.WIDTHS['mlp']
+    runs = group_rows(read_results('width.jsonl'), 'rule', 'kind', 'width', 'seed')
+    powers, edges = {}, 0
+
+    def curve(rule, kind, width, seed, field='tune_loss'):
+        rows = sorted(runs[rule, 'standard' if width == 32 else kind, width, seed], key=lambda r: r['config']['lr'])
+        return [r['config']['lr'] for r in rows], [score(r, field, 10.0) for r in rows]
+
+    def rate(*cell):
+        return best_rate(*curve(*cell))
+
+    for rule, kinds in (('adam', ('standard', 'mup', *W.CONTROLS)), ('sgd', ('standard', 'mup'))):
+        for kind in kinds:
+            seeds = range(5) if kind in W.CONTROLS else W.SEEDS
+            assert len(seeds) == 5
+            found = [power_of(widths, [rate(rule, kind, w, seed) for w in widths]) for seed in seeds]
+            powers[rule, kind] = t_interval(found)
+            for w, seed in product(widths, seeds):
+                rates = curve(rule, kind, w, seed)[0]
+                edges += rate(rule, kind, w, seed) in (rates[0], rates[-1])
+    assert edges == 0  # the best rate is never the first or last of the grid
+    lo, hi = zip(*powers.values())
+    verdicts = {
+        cell: 'moves' if hi < -0.25 or lo > 0.25 else 'stays' if -0.25 < lo and hi < 0.25 else 'open'
+        for cell, (lo, hi) in powers.items()
+    }
+    assert verdicts == VERDICTS
