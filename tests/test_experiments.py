@@ -300,7 +300,7 @@ def test_small_batch_models():
     assert [m.eps for m in nets[0].modules() if isinstance(m, torch.nn.BatchNorm2d)] == [1e-5] * 4 + [10.0]
     weights = [[m.weight for m in net.modules() if isinstance(m, torch.nn.Conv2d)] for net in nets]
     assert len(weights[0]) == 6 and all(torch.equal(a, b) for a, b in zip(*weights))
-    rates = S.best_rates('mnist')
+    rates = S.fitted_rates('mnist')
     own = [c for c in S.final().configs if c.dataset == 'mnist' and c.lr != S.HIGH.get(c.batch_size)]
     assert {c.lr == rates[c.norm, c.norm_1x1, c.batch_size] for c in own} == {True} and len(own) == 28 * 5
 
@@ -1021,7 +1021,7 @@ def test_width_says():
 
     from course_lib.core import read_results
     from course_lib.statistics import group_rows, score, t_interval
-    from course_lib.width import best_rate, power_of
+    from course_lib.width import fitted_rate, power_of
 
     W = load('width')
     widths = W.WIDTHS['mlp']
@@ -1033,7 +1033,7 @@ def test_width_says():
         return [r['config']['lr'] for r in rows], [score(r, field, 10.0) for r in rows]
 
     def rate(*cell):
-        return best_rate(*curve(*cell))
+        return fitted_rate(*curve(*cell))
 
     for rule, kinds in (('adam', ('standard', 'mup', *W.CONTROLS)), ('sgd', ('standard', 'mup'))):
         for kind in kinds:
