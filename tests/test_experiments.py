@@ -1017,6 +1017,8 @@ def test_transformers_says():
 
 def test_width_says():
     "What the lesson on width says of its rows: which best rates move, what a carried rate costs, who is ahead at 512"
+    from itertools import product
+
     import numpy as np
 
     from course_lib.core import read_results
@@ -1035,6 +1037,9 @@ def test_width_says():
     def rate(*cell):
         return fitted_rate(*curve(*cell))
 
+    def best_of(rows):
+        return fitted_rate([r['config']['lr'] for r in rows], [score(r, 'tune_loss', 10.0) for r in rows])
+
     for rule, kinds in (('adam', ('standard', 'mup', *W.CONTROLS)), ('sgd', ('standard', 'mup'))):
         for kind in kinds:
             seeds = range(5) if kind in W.CONTROLS else W.SEEDS
@@ -1050,4 +1055,46 @@ def test_width_says():
         cell: 'moves' if hi < -0.25 or lo > 0.25 else 'stays' if -0.25 < lo and hi < 0.25 else 'open'
         for cell, (lo, hi) in powers.items()
     }
-    assert verdicts == VERDICTS
+    assert verdicts == {
+        ('adam', 'standard'): 'moves',
+        ('adam', 'mup'): 'open',
+        ('adam', 'start'): 'moves',
+        ('adam', 'rates'): 'open',
+        ('sgd', 'standard'): 'stays',
+        ('sgd', 'mup'): 'stays',
+    }
+
+    def chosen(rule, kind, width):
+        curves = [curve(rule, kind, width, seed) for seed in W.TUNE_SEEDS]
+        return curves[0][0][int(np.argmin(np.mean([losses for _, losses in curves], 0)))]
+
+    def losses(rule, kind, width, lr):
+        curves = [curve(rule, kind, width, seed, 'loss') for seed in W.SEEDS]
+        return np.array([found[rates.index(lr)] for rates, found in curves])
+
+    own, carried = {}, {}
+    for cell in product(('adam', 'sgd'), ('standard', 'mup')):
+        small = chosen(cell[0], 'standard', 32)
+        own[cell] = losses(*cell, 512, chosen(*cell, 512))
+        carried[cell] = np.array([losses(*cell, width, small) for width in widths])
+    assert t_interval(carried['adam', 'standard'][-1] - own['adam', 'standard'])[0] > 0.02  # costs too much
+    assert t_interval(carried['adam', 'mup'][-1] - own['adam', 'mup'])[1] < 0.02  # can be used
+    for rule in ('adam', 'sgd'):
+        assert t_interval(own[rule, 'standard'] - own[rule, 'mup'])[1] < 0  # the ordinary network is ahead
+        doublings = np.diff(carried[rule, 'mup'], axis=0)
+        assert (doublings.mean(1) < 0).all() and t_interval(doublings.sum(0))[1] < 0  # wider is better
+        assert t_interval(doublings[-1])[1] > 0  # the last doubling alone is open
+
+    small = group_rows(read_results('width_transformer.jsonl'), 'kind', 'width', 'seed')
+    found = {}
+    for kind in ('standard', 'mup'):
+        powers = []
+        for seed in W.SEEDS:
+            ends = []
+            for cell in (('standard', 32, seed), (kind, 128, seed)):
+                rows = sorted(small[cell], key=lambda r: r['config']['lr'])
+                ends.append(best_of(rows))
+            powers.append(power_of((32, 128), ends))
+        found[kind] = t_interval(powers)
+    assert found['standard'][1] < -0.25  # moves
+    assert -0.25 < found['mup'][0] < found['mup'][1] < 0.25  # stays

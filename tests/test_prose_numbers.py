@@ -14,6 +14,7 @@ ELSEWHERE = {
     '11_small_batch': '.031 10.6 .975 .9825 .9813',  # one_pixel.jsonl; Wu and He; one_epoch.jsonl
     '12_famous_results': '0.9707 0.9813 0.966 0.14 0.93 0.12 0.029 2.8',  # published; detached and batch_size.jsonl
     '13_why_batchnorm': '0.16 0.33 3.3 2.1',  # why_batchnorm.jsonl; sections
+    '18_width': '',
     '23_fine_tuning': '4.2',  # a section
     '26_towards_90': '.05 .919 2.8',  # a rate; towards90.jsonl; 84,186 over 30,274 parameters
 }
@@ -47,7 +48,15 @@ def missing(page):
     ]
 
 
-PAGES = '10_seeds', '11_small_batch', '12_famous_results', '13_why_batchnorm', '23_fine_tuning', '26_towards_90'
+PAGES = (
+    '10_seeds',
+    '11_small_batch',
+    '12_famous_results',
+    '13_why_batchnorm',
+    '18_width',
+    '23_fine_tuning',
+    '26_towards_90',
+)
 
 
 @pytest.mark.parametrize('page', PAGES)
