@@ -1,8 +1,8 @@
 """Does a learning rate found on a small network hold on a wide one? python experiments/width.py [mlp|transformer]
 
-Claims, Yang and Hu 2021; Yang et al. 2022. In the standard parametrization the best rate moves with width (figures 1 and
-    3: by an order of magnitude and more from width 256 to 8,192); in the maximal update parametrization (µP) it
-    stays, and "wider is better": at one rate a wider network has a smaller loss.
+Claims, Yang and Hu 2021; Yang et al. 2022. In the standard parametrization the best rate moves with width (figures 1
+    and 3, from width 128 or 256 to 8,192); in the maximal update parametrization (µP) it stays, and "wider is better":
+    at one rate a wider network has a smaller loss.
 
 Scientific variables: width (32 to 512 for the MLP; 32 and 128 for the transformer), the optimizer (Adam; for the MLP
     SGD, too), and the parametrization: `standard`; `mup`, the lesson's groups and start on the base of width 32. Controls, half of the

@@ -1,9 +1,9 @@
-"""What the package `mup` does to three models, for tests/test_width.py: python tools/mup_table.py > tests/mup_table.json
+"""What the package `mup` does to three models (tests/test_width.py): python tools/mup_table.py > tests/mup_table.json
 
 Run with mup 1.0.0 installed (pip install mup; no dependency of the course). A row is a parameter with three factors
-against the base model: `std` of its start, rates of `adam` and `sgd`. The package keeps output weights large and divides
-what they multiply by the width (`MuReadout`), so that its output rows are translated: a weight W under a factor 1/m in
-the forward pass is one of W/m, which a step of Adam moves by 1/m of its rate, and one of SGD by 1/m**2.
+against the base model: `std` of its start, rates of `adam` and `sgd`. The package keeps output weights large and
+divides what they multiply by the width (`MuReadout`), so its output rows are translated: a weight W under a factor 1/m
+in the forward pass is one of W/m, which a step of Adam moves by 1/m of its rate, and one of SGD by 1/m**2.
 """
 
 import json
@@ -64,5 +64,6 @@ def rows(name, make, width, base_width, delta_width):
 
 
 if __name__ == '__main__':
-    made = [*rows('mlp', mlp, 256, 32, 64), *rows('transformer', transformer, 64, 16, 32), *rows('convs', convs, 32, 8, 16)]
+    made = [*rows('mlp', mlp, 256, 32, 64), *rows('transformer', transformer, 64, 16, 32)]
+    made += rows('convs', convs, 32, 8, 16)
     print('[', ',\n'.join(map(json.dumps, made)), ']', sep='\n')
