@@ -5,9 +5,9 @@ Claims, Yang and Hu 2021; Yang et al. 2022. In the standard parametrization the 
     at one rate a wider network has a smaller loss.
 
 Scientific variables: width (32 to 512 for the MLP; 32 and 128 for the transformer), the optimizer (Adam; for the MLP
-    SGD, too), and the parametrization: `standard`; `mup`, the lesson's groups and start on the base of width 32. Controls, half of the
-    rule each: `start` (µP's start, one rate for all weights) and `rates` (µP's rates, the standard start). At width 32
-    all four are one network, which is run once.
+    SGD, too), and the parametrization: `standard`; `mup`, the lesson's groups and start on the base of width 32.
+    Controls, half of the rule each: `start` (µP's start, one rate for all weights) and `rates` (µP's rates, the
+    standard start). At width 32 all four are one network, which is run once.
 Nuisance variable: the learning rate, a factor of two apart, the same rates for all widths and parametrizations.
 Fixed: an MLP of two hidden layers on images of 14x14, Kaiming's start, 200 steps of 64 images of Fashion-MNIST; a
     pre-norm transformer of two blocks on 16 patches of 7x7, heads of 8 channels (so more of them when it is wider),
