@@ -21,7 +21,7 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']) + [results],
-    package_dir={results: 'nbs/results'},   # the experiments' raw rows travel with the library, so that each page runs alone
+    package_dir={results: 'nbs/results'},  # raw rows travel with the library, so that each page runs alone
     package_data={cfg['lib_name']: ['data/*'], results: ['*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),

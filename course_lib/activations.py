@@ -241,7 +241,7 @@ class ActivationStats(Callback):
 
     def color_dim(self,
         imsize:float=2.4, # width of a panel in inches
-        ncols:int=4,      # panels in a row, at most
+        ncols:int=2,      # panels in a row, at most
     ):                    # the axes
         "Histograms over the steps, a panel for each module (after fast.ai's `color_dim`)."
         layers = self.recorded()
@@ -254,14 +254,14 @@ class ActivationStats(Callback):
             ax.imshow(im.where(im>0, torch.nan), origin='lower', aspect='auto', cmap='viridis', interpolation='nearest')
             for t in h[-1].nonzero().flatten().tolist():
                 ax.axvspan(t-.5, t+.5, .97, 1, color=WARN, lw=0)
-            ax.set_yticks([1, 4.5+self.bins/2, 8+self.bins], [f'< {-self.lim:g}', '0', f'> {self.lim:g}'], fontsize=8)
+            ax.set_yticks([1, 4.5+self.bins/2, 8+self.bins], [f'< {-self.lim:g}', '0', f'> {self.lim:g}'])
             ax.set(title=f'{type(o.m).__name__} {o.name}', xlabel='step')
             ax.grid(False)
         return axs
 
     def plot_stats(self,
-        figsize=(7.5,4.6), # inches
-    ):                     # the axes: mean, std, and if there are any, gradients and updates
+        figsize=(6,4.6), # inches
+    ):                   # the axes: mean, std, and if there are any, gradients and updates
         "Mean and std of activations, std of gradients, and relative size of the updates, step by step."
         layers = self.recorded()
         names,colors = [o.name for o in layers],depth_colors(len(layers))
@@ -284,7 +284,7 @@ class ActivationStats(Callback):
     def dead_chart(self,
         window:int=10,    # a unit is dead if its derivative was zero for all examples of so many steps; `None`: of all
         imsize:float=2.4, # width of a panel in inches
-        ncols:int=4,      # panels in a row, at most
+        ncols:int=2,      # panels in a row, at most
     ):                    # the axes
         "Share of dead units, filled, and of values whose derivative is 0, a line; a panel for each activation."
         layers = [o for o in self.recorded() if o.dead().isfinite().any()]

@@ -104,18 +104,6 @@ def _draw_block(ax, dims, size, paint, start=0., fade=0., z=3):
         xy = _iso(np.array(path)+[start,0,0]).T
         ax.plot(*xy, color=_mix(INK, PAPER, fade), lw=1, solid_joinstyle='round', zorder=z)
 
-# %% ../nbs/library/blocks.ipynb #3379e795
-def _cells_drawn(size, share, most):
-    "How many cells to draw along an axis, and how many of them share a statistic."
-    if size<=most:
-        return size,share
-    if share in (0,1):
-        return most,share
-    if share==size:
-        return most,most
-    groups = min(size//share, most//2)
-    return groups*(most//groups),most//groups
-
 # %% ../nbs/library/blocks.ipynb #397e3b82
 def _axes_text(norm, N, C, S, num_groups):
     "The text below a panel: values per statistic, and number of statistics."
@@ -127,11 +115,6 @@ def _axes_text(norm, N, C, S, num_groups):
     past = ' and the past' if norm.startswith('running') else ''
     return f"{what[0]} = {m:,} value{'s'*(m!=1)}{past}\n{what[1]} = {what[2]:,} statistic{'s'*(what[2]!=1)}"
 
-def _axis_label(ax, at, text, dx, dy, rotation):
-    "`text` beside the point `at` of the block, moved by points on the page."
-    ax.annotate(text, _iso(at), (dx,dy), textcoords='offset points', ha='center', va='center', rotation=rotation,
-                rotation_mode='anchor', fontsize=10)
-
 # %% ../nbs/library/blocks.ipynb #2ca4777d
 def _bare(ax):
     "No ticks, grid or frame, and the same scale along both axes."
@@ -140,47 +123,50 @@ def _bare(ax):
     ax.grid(False)
     ax.spines[:].set_visible(False)
 
-def _axes_panel(ax, norm, N, C, S, num_groups, most):
-    "One block with its labels."
-    n,c = stat_extent(norm, N, C, num_groups)
-    (a,an),(b,bn),(h,_) = _cells_drawn(N, n, most),_cells_drawn(C, c, most),_cells_drawn(S, 0, most)
-    dims,size = (a,b,h),np.array([min(1, 6/a), min(1, 6/b), min(1, 4.5/h)])
+def _labelled_block(ax, dims, paint, names=('N', 'C', 'H·W')):
+    "A block, what its axes are called and their sizes; gives the sides of a cell."
+    size = np.array([min(1, 6/dims[0]), min(1, 6/dims[1]), min(1, 4.5/dims[2])])
+    _draw_block(ax, dims, size, paint)
     A,B,H = dims*size
-    if norm.startswith('running'):  # earlier batches, behind this one
-        def past(cell, face):
-            return _cell_color(cell, (a,1), NORM_COLORS[norm], face)
-        for i,fade in ((2,.8), (1,.5)):
-            _draw_block(ax, (a,1,h), size, past, i*(A+.5), fade, 3-i)
-    def now(cell, face):
-        return _cell_color(cell, (an,bn), NORM_COLORS[norm], face)
-    def of(k, d):
-        return f'{k:,}' if k==d else f'{k:,} …'
-    _draw_block(ax, dims, size, now)
-    _axis_label(ax, (A/2,0,0), f'N = {of(N, a)}', 7, -9, 30)
-    _axis_label(ax, (0,B/2,0), f'C = {of(C, b)}', -7, -9, -30)
-    _axis_label(ax, (0,B,H/2), f'H·W = {of(S, h)}', -9, 0, 90)
+    places = ((A/2,0,0), 7, -9, 30), ((0,B/2,0), -7, -9, -30), ((0,B,H/2), -9, 0, 90)
+    for name,number,(at,dx,dy,rotation) in zip(names, dims, places):
+        ax.annotate(f'{name} = {number}', _iso(at), (dx,dy), textcoords='offset points', ha='center', va='center',
+                    rotation=rotation, rotation_mode='anchor', fontsize=10)
     _bare(ax)
+    return size
+
+def _axes_panel(ax, norm, dims, num_groups):
+    "The block of one norm; behind it those of earlier batches, if they count."
+    extent = stat_extent(norm, *dims[:2], num_groups)
+    size = _labelled_block(ax, dims, lambda cell, face: _cell_color(cell, extent, NORM_COLORS[norm], face))
+    for i,fade in ((2,.8), (1,.5)) if norm.startswith('running') else ():
+        def past(cell, face):
+            return _cell_color(cell, (dims[0],1), NORM_COLORS[norm], face)
+        _draw_block(ax, (dims[0],1,dims[2]), size, past, i*(dims[0]*size[0]+.5), fade, 3-i)
 
 # %% ../nbs/library/blocks.ipynb #59f0b965
 def plot_axes(
-    norm='batch',     # a key of `NORM_COLORS`, or a list of them for a row of panels
+    norm='batch',     # a key of `NORM_COLORS`, or a list of them for panels, two in a row
     N:int=4,          # samples
     C:int=6,          # channels
     H:int=2,          # height of the map
     W:int=2,          # width of the map
     num_groups:int=2, # groups of channels, for 'group'
     ax=None,          # axes to draw on, for a single norm; `None` makes a figure
-    most:int=9,       # cells drawn along an axis, at most
 ):                    # the axes, or an array of them
     "The (N, C, H·W) block with the values that share one statistic in colour (after Wu & He 2018, fig. 2)."
+    if max(N, C, H*W)>32:
+        raise ValueError(f'plot_axes: {N} x {C} x {H*W} cells are too many to be drawn: at most 32 along an axis')
     norms = [norm] if isinstance(norm, str) else list(norm)
     if ax is None:
-        wide = [1.6 if o.startswith('running') else 1 for o in norms]
-        _,axs = get_grid(len(norms), nrows=1, figsize=(2.3*sum(wide),3.1), width_ratios=wide)
+        ncols = min(2, len(norms))
+        wide = [1.6 if any(o.startswith('running') for o in norms[i::ncols]) else 1 for i in range(ncols)]
+        rows = math.ceil(len(norms)/ncols)
+        _,axs = get_grid(len(norms), ncols=ncols, figsize=(2.3*sum(wide),3.1*rows), width_ratios=wide)
     else:
         axs = [ax]
     for a,o in zip(axs, norms):
-        _axes_panel(a, o, N, C, H*W, num_groups, most)
+        _axes_panel(a, o, (N,C,H*W), num_groups)
         a.set_title(o.replace('_', ' '), color=NORM_COLORS[o])
         a.set_xlabel(_axes_text(o, N, C, H*W, num_groups), fontsize=10)
         warn = stat_warning(o, (N,C,H,W), num_groups)
@@ -243,19 +229,12 @@ def plot_block(
 ):                 # the axes
     "The block of `plot_axes` with any cells in colour; nearest is the last position of the first channel."
     mask = np.asarray(mask)
-    size = np.array([min(1, 6/mask.shape[0]), min(1, 6/mask.shape[1]), min(1, 4.5/mask.shape[2])])
     def paint(cell, face):
         inside = bool(mask[tuple(cell)])
         return _shade(color if inside else _mix(PAPER, color, .1), inside, face)
-    _draw_block(ax, mask.shape, size, paint)
-    A,B,H = np.array(mask.shape)*size
+    size = _labelled_block(ax, mask.shape, paint, [dict(S='H·W').get(o, o) for o in names])
     if dot:
-        ax.plot(*_iso((size[0]/2, size[1]/2, H)), 'o', color=INK, ms=5, zorder=4)
-    n,c,s = (dict(S='H·W').get(o, o) for o in names)
-    _axis_label(ax, (A/2,0,0), f'{n} = {mask.shape[0]}', 7, -9, 30)
-    _axis_label(ax, (0,B/2,0), f'{c} = {mask.shape[1]}', -7, -9, -30)
-    _axis_label(ax, (0,B,H/2), f'{s} = {mask.shape[2]}', -9, 0, 90)
-    _bare(ax)
+        ax.plot(*_iso((size[0]/2, size[1]/2, mask.shape[2]*size[2])), 'o', color=INK, ms=5, zorder=4)
     return ax
 
 # %% ../nbs/library/blocks.ipynb #415f9661

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'INK', 'WARN', 'NORM_COLORS', 'STYLE', 'norm_style', 'use_style', 'show_image', 'get_grid', 'show_images',
-           'plot_func', 'plot_band']
+           'plot_func']
 
 # %% ../nbs/library/plot.ipynb #f8daa361
 import io
@@ -72,7 +72,7 @@ def small_png(
 
 # %% ../nbs/library/plot.ipynb #658a804d
 STYLE = {
-    'figure.facecolor':PAPER, 'axes.facecolor':PAPER, 'savefig.facecolor':PAPER, 'figure.figsize':(7.5,3.),
+    'figure.facecolor':PAPER, 'axes.facecolor':PAPER, 'savefig.facecolor':PAPER, 'figure.figsize':(6.,3.),
     'figure.dpi':96, 'figure.constrained_layout.use':True, 'font.size':10, 'legend.frameon':False,
     'text.color':INK, 'axes.labelcolor':INK, 'xtick.color':INK, 'ytick.color':INK, 'axes.edgecolor':INK,
     'axes.spines.top':False, 'axes.spines.right':False, 'axes.grid':True, 'axes.axisbelow':True,
@@ -119,7 +119,6 @@ def get_grid(
     n:int,            # number of axes wanted
     nrows:int=None,   # rows; worked out if `None`
     ncols:int=None,   # columns; worked out if `None`
-    title:str=None,   # text above the whole figure
     imsize:float=1.5, # side of a cell in inches, when `figsize` is not given
     figsize=None,     # of the whole figure, in inches
     **kwargs,         # for `plt.subplots`
@@ -136,8 +135,6 @@ def get_grid(
     fig,axs = plt.subplots(nrows, ncols, figsize=figsize or (ncols*imsize, nrows*imsize), squeeze=False, **kwargs)
     for ax in axs.flat[n:]:
         ax.remove()
-    if title:
-        fig.suptitle(title, weight='bold')
     return fig,axs.flat[:n]
 
 # %% ../nbs/library/plot.ipynb #12538a6e
@@ -174,31 +171,6 @@ def plot_func(
     ax.axhline(0, color=INK, lw=.7)
     ax.axvline(0, color=INK, lw=.7)
     ax.plot(x, y, **kwargs)
-    return ax
-
-# %% ../nbs/library/plot.ipynb #12635715
-def plot_band(
-    ax,             # axes to draw on
-    x,              # (n,) positions
-    ys,             # (seeds, n) one curve a seed; one with a value that is not finite counts as failed
-    label:str='',   # name in the legend; failed seeds are added to it
-    color=None,     # of line and band
-    band:str='std', # 'std': mean plus and minus one standard deviation (n-1); 'range': smallest to largest
-    **kwargs,       # for `plot`
-):                  # the axes
-    "Mean over the seeds that did not fail, with their spread as a band."
-    if band not in ('std','range'):
-        raise ValueError(f"plot_band: band must be 'std' or 'range', not {band!r}")
-    ys = np.atleast_2d(np.asarray(to_cpu(ys), dtype=float))
-    ok = np.isfinite(ys).all(1)
-    if not ok.all():
-        label = f'{label} ({(~ok).sum()} of {len(ok)} failed)'
-    good = ys[ok] if ok.any() else np.full((1,ys.shape[1]), np.nan)
-    m = good.mean(0)
-    s = good.std(0, ddof=1) if len(good)>1 else np.zeros_like(m)
-    lo,hi = (m-s,m+s) if band=='std' else (good.min(0),good.max(0))
-    line, = ax.plot(x, m, label=label, color=color, **kwargs)
-    ax.fill_between(x, lo, hi, color=line.get_color(), alpha=.2, lw=0)
     return ax
 
 # %% ../nbs/library/plot.ipynb #8e440b82

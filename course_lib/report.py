@@ -269,26 +269,24 @@ def draw_ledger(
     "The ledger of repairs: five seeds of each at its best rate, and which seeds learn at which rate."
     import matplotlib.pyplot as plt
     cells = ledger_cells(lesson, rows)
-    size = (8.6, 1.2+.3*len(cells))
-    fig,(left,right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[3, 2], layout='none')
+    size = (6, 1+.46*len(cells))
+    fig,(left,right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[3, 2])
     for i,(start,by_lr) in enumerate(cells.items()):
         color = NORM_COLORS.get(start, NORM_COLORS['none'])
         best = tuned([r for v in by_lr.values() for r in v], by='tune_accuracy')
         accuracies = [score(r) for r in best['rows']]
         left.plot(accuracies, [i]*len(accuracies), 'o', ms=4, alpha=.7, color=color)
         left.plot(best['mean'], i, '|', ms=13, mew=2, color=color)
-        said = f"{best['mean']:.3f}  at {best['lr']:g}"
-        left.text(1.02, i, said, transform=left.get_yaxis_transform(), va='center', fontsize=8)
+        said = f"{LEDGER[start][1]}: {best['mean']:.3f} at rate {best['lr']:g}"
+        left.text(.01, i-.42, said, transform=left.get_yaxis_transform(), va='center')
         for j,v in enumerate(by_lr.values()):
             n = sum(run_learns(r) for r in v)
-            right.scatter(j, i, s=90, marker='s', color=color, alpha=n/len(v) if n else 0)
+            right.scatter(j, i, s=230, marker='s', lw=0, color=color, alpha=n/len(v))
             if n < len(v):
-                right.text(j, i, f'{n}/{len(v)}', ha='center', va='center', fontsize=7)
+                right.text(j, i, n, ha='center', va='center')
     rates = list(next(iter(cells.values())))
-    left.set(xlabel='accuracy on test images, each at its best rate', ylim=(len(cells)-.4, -.6))
-    left.set_yticks(range(len(cells)), [LEDGER[o][1] for o in cells])
-    right.set(xlabel='learning rate', xlim=(-.6, len(rates)-.4), title='seeds that learn')
+    left.set(xlabel='accuracy, each at its best rate', ylim=(len(cells)-.5, -.7), yticks=[])
+    right.set(xlabel='learning rate', xlim=(-.6, len(rates)-.4), title=f'seeds of {len(v)} that learn')
     right.set_xticks(range(len(rates)), [f'{lr:g}' for lr in rates])
     right.grid(False)
-    fig.subplots_adjust(wspace=.45)
     return fig

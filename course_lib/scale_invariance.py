@@ -46,7 +46,7 @@ def effective_rate(
     lr:float,      # learning rate of plain SGD
     length:float,  # of a weight in front of a norm
 )->float:          # rate that turns a weight of length 1 as far
-    "Rate over squared length (van Laarhoven 2017, section 3; Hoffer et al. 2018)."
+    "Rate over squared length (van Laarhoven 2017; Hoffer et al. 2018, Norm matters)."
     return lr/length**2
 
 # %% ../nbs/19_scale_invariance.ipynb #2b8fc8ea

@@ -8,7 +8,6 @@ __all__ = ['Sweep']
 # %% ../nbs/library/sweep.ipynb #0b3918f3
 import argparse
 import dataclasses
-import importlib
 import json
 import os
 import time
@@ -258,21 +257,3 @@ def main(
         made[name] = sweep.run(workers=args.workers, progress=show)
         say(f'{name}: {len(made[name])} rows in {sweep.path.name}')
     return made
-
-# %% ../nbs/library/sweep.ipynb #a206efd8
-_MOVED = dict(
-    stacks='StackedConv2d StackTrainer AloneTrainer take_batch accuracy_loss recalibrated',
-    small_batch='RunConfig MODELS SCHEDULES STACK_IMAGES SWEEP_NORMS SWEEP_SIZES dropout_resnet published_net '
-                'config_model '
-                'sweep_data run_order stack_key train_configs run sweep_lrs small_batch_grid stack_speed course_sweep',
-    statistics='bootstrap cell_stats group_rows tuned',
-    report='sweep_cells markdown_table accuracy_table cell_style plot_accuracy '
-           'plot_lr samples_to reach_table plot_learning cost_table sweep_report sweep_figures course_report')
-
-
-def __getattr__(name):
-    "Look up a name that moved to another module"
-    for module,names in _MOVED.items():
-        if name in names.split():
-            return getattr(importlib.import_module(f'course_lib.{module}'), name)
-    raise AttributeError(f"module 'course_lib.sweep' has no attribute {name!r}")

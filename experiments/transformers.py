@@ -18,6 +18,14 @@ Tuned with seeds 0 and 1 on 2,000 of the last 10,000 training images (`tune`, nb
 Post and pre are judged at the high rate .003 as well, with and without warm-up: what warm-up does at an
     equal rate. (Chosen after the ten runs named below, in which post-norm lost most there.)
 
+Added after all of that was judged, the rules before their runs (but one run of `weighed`, seed 0 at .003, and of post):
+    `weighed` is post-norm in which branch n is divided by the root of 1+n/2, the stream that it would meet with
+    pre-norm: the norm stands around the sum, and the branch is as small a part of what leaves it as with pre-norm.
+    "Far steps are why" (Liu et al. 2020: the larger the branch's part, the farther a step carries the output): at
+    .003 without warm-up, holds, if `weighed` is ahead of post and pre not ahead of `weighed`, by the border of
+    0.01 and the intervals as below; a part, if pre is ahead as well; fails, if `weighed` is not ahead of post.
+Deeper: post and pre with 24 blocks, without and with warm-up, at the five rates of the first grid; same rules.
+
 Gain: accuracy with warm-up minus without, each at its own rate, over the five seeds, with a 95 % t interval.
 "Post-norm needs warm-up": holds, if its interval lies above 0.01; fails, if it lies below 0.01; else open.
 "Pre-norm does not": holds, if its interval lies below 0.01; fails, if it lies above; else open.
@@ -28,7 +36,7 @@ Gain: accuracy with warm-up minus without, each at its own rate, over the five s
     Two seeds at such rates can say no more than that.
 Control: at equal rates (rows of tuning) warm-up is the only difference; at own rates "it is just a smaller rate" is
     taken away.
-About 4 s a run on an idle core, alone and with one thread: 167 runs in about 10 minutes.
+About 4 s a run on an idle core, alone and with one thread, 8 s at 24 blocks: 275 runs in about 25 minutes.
 What it cannot tell: long training, text, widths and depths of real models, a decay of the rate.
 
 Before this grid ten runs of post and pre with seed 0 at rates .001 to .01 were looked at, to size it.
@@ -46,11 +54,13 @@ from course_lib.rows import read_rows
 from course_lib.stacks import AloneTrainer, batch_order, image_sets, judged, take_batch
 from course_lib.statistics import group_rows, tuned
 from course_lib.sweep import Sweep, main
-from course_lib.transformer import PatchTransformer, scaled_start
+from course_lib.transformer import PatchTransformer, scaled_start, weigh_branches
 
 OUT = Path(__file__).resolve().parents[1] / 'nbs/results'
-CELLS = tuple(product(('post', 'pre', 'bare', 'sandwich'), (0.0, 1 / 3)))
+PLACES = 'post', 'pre', 'bare', 'sandwich', 'weighed'
+CELLS = tuple(product(PLACES, (0.0, 1 / 3), (12,))) + tuple(product(('post', 'pre'), (0.0, 1 / 3), (24,)))
 LRS = 0.0001, 0.0003, 0.00055, 0.001, 0.0018, 0.003, 0.01
+DEEP_LRS = 0.0001, 0.0003, 0.001, 0.003, 0.01
 HIGH = 0.003
 TUNE_SEEDS, SEEDS = (0, 1), (2, 3, 4, 5, 6)
 
@@ -59,7 +69,7 @@ TUNE_SEEDS, SEEDS = (0, 1), (2, 3, 4, 5, 6)
 class Transformer:
     "A run."
 
-    place: str  # of the norms: 'post', 'pre', 'sandwich'; 'bare': 'pre' without the final norm
+    place: str  # of the norms: 'post', 'pre', 'sandwich'; 'bare': 'pre' without the final norm; 'weighed': see above
     warm_up: float  # share of the steps in which the rate rises
     lr: float  # behind the warm-up
     seed: int  # of weights and order
@@ -82,10 +92,12 @@ class AdamTrainer(AloneTrainer):
 def model(c):
     "The net at its start."
     set_seed(c.seed)
-    place = 'pre' if c.place == 'bare' else c.place
+    place = dict(bare='pre', weighed='post').get(c.place, c.place)
     net = scaled_start(PatchTransformer(place, c.depth, c.width, patch=c.patch))
     if c.place == 'bare':
         net.final = nn.Identity()
+    if c.place == 'weighed':
+        weigh_branches(net)
     return net
 
 
@@ -108,7 +120,11 @@ def train(configs):
 
 
 TUNE = Sweep(
-    [Transformer(*cell, lr, seed) for seed, lr, cell in product(TUNE_SEEDS, LRS, CELLS)],
+    [
+        Transformer(place, warm_up, lr, seed, depth)
+        for seed, (place, warm_up, depth) in product(TUNE_SEEDS, CELLS)
+        for lr in (LRS if depth == 12 else DEEP_LRS)
+    ],
     OUT / 'transformers_tune.jsonl',
     train,
 )
@@ -118,10 +134,12 @@ def final():
     "Each cell at the rate that was best on the held-out images, and at the high rate."
     if TUNE.pending():
         raise SystemExit('transformers: tune first')
-    rows = group_rows(read_rows(TUNE.path), 'place', 'warm_up')
+    rows = group_rows(read_rows(TUNE.path), 'place', 'warm_up', 'depth')
     best = {cell: tuned(runs, by='tune_accuracy')['lr'] for cell, runs in rows.items()}
-    configs = [Transformer(*cell, best[cell], seed) for seed, cell in product(SEEDS, CELLS)]
-    configs += [Transformer(*cell, HIGH, seed) for seed, cell in product(SEEDS, CELLS) if cell[0] in ('post', 'pre')]
+    configs = []
+    for seed, (place, warm_up, depth) in product(SEEDS, CELLS):
+        rates = [best[place, warm_up, depth]] + [HIGH] * (depth == 12 and place in ('post', 'pre', 'weighed'))
+        configs += [Transformer(place, warm_up, lr, seed, depth) for lr in rates]
     return Sweep(configs, OUT / 'transformers.jsonl', train)
 
 

@@ -1,15 +1,18 @@
 """The checks of the page on checks on more layers, and what takes too long for its page."""
 
 import copy
+import inspect
 
 import pytest, torch
 from torch import nn
 
+from course_lib import checks
 from course_lib.checks import (
     Recipe,
     check_compile,
     check_gradcheck,
     check_layer,
+    check_layouts,
     check_outputs,
     explain,
     name_differences,
@@ -17,6 +20,7 @@ from course_lib.checks import (
     recipes,
     sample_input,
 )
+from course_lib.twins import random_affine
 
 SHAPES = {2: (5, 6), 3: (5, 6, 4), 4: (5, 6, 3, 2), 5: (4, 6, 3, 2, 2)}
 
@@ -192,3 +196,42 @@ def test_compile():
         check_compile(Tracked(True), x)
     with pytest.raises(AssertionError, match='cannot be compiled into one graph'):
         check_compile(Branching(), x)
+
+
+class NearlyRight(nn.BatchNorm2d):
+    "Off by a millionth where the input is not contiguous"
+
+    def forward(self, x):
+        return super().forward(x) * (1 if x.is_contiguous() else 1 + 1e-6)
+
+
+def test_a_millionth_is_found():
+    with pytest.raises(AssertionError, match='memory order'):
+        check_layouts(NearlyRight(6), nn.BatchNorm2d(6), sample_input(*SHAPES[4]))
+    for name in checks.__all__:
+        parameters = inspect.signature(getattr(checks, name)).parameters if name.startswith('check_') else {}
+        if 'tol' in parameters:
+            assert parameters['tol'].default == 1e-9, name
+
+
+class LateMistake(nn.BatchNorm1d):
+    "Its mean goes wrong in the fifth step"
+
+    def forward(self, x):
+        out = super().forward(x)
+        if self.num_batches_tracked == 5:
+            self.running_mean += 1
+        return out
+
+
+def test_steps_arrive():
+    x, only = sample_input(*SHAPES[2]), {'skip': set(checks.CHECKS) - {'buffers'}}
+    assert check_layer(LateMistake(6), nn.BatchNorm1d(6), x, **only) == ['buffers']
+    with pytest.raises(AssertionError, match='running_mean'):
+        check_layer(LateMistake(6), nn.BatchNorm1d(6), x, steps=5, **only)
+
+
+def test_parameters_are_drawn_in_double_precision():
+    "A layer that rounds its parameters to float32 is seen"
+    weight = random_affine(nn.BatchNorm1d(6).double()).weight
+    assert (weight != weight.float()).any()

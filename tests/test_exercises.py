@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_lib.grading import EXERCISES, grade, load_topics
+from course_lib.grading import EXERCISES, assess, grade, load_topics
 from course_lib.grading.debugging import BUGS, show_bug
 from course_lib.grading.rescue import sample_images
 
@@ -190,3 +190,23 @@ def test_all_nine_questions():
     text = '\n'.join(s for p in PAGES for k, s in cells_of(p) if k == 'code')
     for name in QUESTIONS:
         assert re.search(rf"grade\('{name}'", text), name
+
+
+class Unbuilt(nn.Module):
+    "No exercise gives it what it wants"
+
+    def __init__(self, *, wanted):
+        super().__init__()
+        self.wanted = wanted
+
+    def forward(self, x):
+        return self.wanted * x
+
+
+LAYERS = [name for name, e in EXERCISES.items() if e.properties[0].claim == 'can be built and called']
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_what_cannot_be_built_is_said_once(name):
+    first, *others = assess(name, Unbuilt).results
+    assert first.mark == '✗' and {o.mark for o in others} == {'–'}

@@ -29,6 +29,7 @@ TINY = [
     ('scale_invariance', 'EQUILIBRIUM', dict(product=0.01, steps=6, every=2, batch_size=32), 1),
     ('scale_invariance', 'SCHEDULE', dict(kind='growing', steps=6, every=3, batch_size=32), 2),
     ('scale_invariance', 'TUNE', dict(what='others', steps=4, batch_size=32), 2),
+    ('norm_decay', 'TUNE', dict(what='weights', decay=0.1, steps=4, batch_size=32, n_train=64), 2),
     ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
     ('transformers', 'TUNE', dict(depth=1, steps=3), 1),
     ('width', 'MLP', dict(rule='sgd', kind='mup', width=64, steps=4), 1),
@@ -75,6 +76,7 @@ OTHERS = [
     ('depth', 'final'),
     ('transformers', 'final'),
     ('scale_invariance', 'final'),
+    ('norm_decay', 'final'),
     ('towards90', 'FULL'),
     *(('lenet', part) for part in LENET),
 ]
@@ -806,6 +808,34 @@ def test_scale_decays_as_sgd_does():
             torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize('what', ['all', 'weights'])
+def test_norm_decay_spares_what_it_should(what):
+    "In a stack, against `torch.optim.SGD` with two groups; alone it is the same"
+    from course_lib.stacks import batch_order, fit_stack, image_sets, take_batch
+
+    N = load('norm_decay')
+    c = N.Decay('layer', what, 2.0, 0.1, 0, steps=4, batch_size=32)
+    images = image_sets('fashion_mnist')['train'].part(slice(256))
+    order = batch_order(256, 128, 32, 0)
+    other = N.model(c)
+    norms = [p for m in other if isinstance(m, torch.nn.GroupNorm) for p in m.parameters()]
+    weights = [m.weight for m in other if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert len(norms) == 6 and len(norms + weights) == len(list(other.parameters()))
+    spared = 2.0 if what == 'all' else 0.0
+    groups = [dict(params=norms, weight_decay=spared), dict(params=weights, weight_decay=2.0)]
+    opt = torch.optim.SGD(groups, lr=0.1)
+    for rows in order:
+        x, y = take_batch(images, rows)
+        opt.zero_grad()
+        torch.nn.functional.cross_entropy(other(x), y).backward()
+        opt.step()
+    for n in (1, 2):
+        trainer, _, _ = fit_stack([N.model(c) for _ in range(n)], images, torch.stack([order] * n), [0.1] * n,
+                                  at={0: N.decaying(c)})
+        for p, q in zip(trainer.models()[0].parameters(), other.parameters()):
+            torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
 def test_scale_invariance_says():
     "What the lesson says of its rows: settled angles and lengths, one number or two, the growing rate, norms alone"
     import numpy as np
@@ -988,31 +1018,78 @@ def test_depth_says():
 
 
 def test_transformers_says():
-    "What the lesson says of its rows: gains of warm-up at own rates and at .003, and which place is ahead"
+    "What the lesson says of its rows: gains of warm-up, which place is ahead, and what weighing the branches brings"
     from course_lib.core import read_results
     from course_lib.statistics import cell_stats, group_rows, paired, tuned
 
     T = load('transformers')
     none, warm = 0.0, 1 / 3
-    tune = group_rows(read_results('transformers_tune.jsonl'), 'place', 'warm_up')
-    at_rate = group_rows(read_results('transformers.jsonl'), 'place', 'warm_up', 'lr')
+    tune = group_rows(read_results('transformers_tune.jsonl'), 'place', 'warm_up', 'depth')
+    at_rate = group_rows(read_results('transformers.jsonl'), 'place', 'warm_up', 'depth', 'lr')
     chosen = {cell: tuned(runs, by='tune_accuracy') for cell, runs in tune.items()}
     own = {cell: at_rate[(*cell, best['lr'])] for cell, best in chosen.items()}
     assert set(own) == set(T.CELLS) and all(len(runs) == 5 for runs in at_rate.values())
-    gains = {place: paired(own[place, warm], own[place, none]) for place, _ in T.CELLS}
-    high = {place: paired(at_rate[place, warm, 0.003], at_rate[place, none, 0.003]) for place in ('post', 'pre')}
+    gains = {(place, depth): paired(own[place, warm, depth], own[place, none, depth]) for place, _, depth in T.CELLS}
+    high = {(place, w): at_rate[place, w, 12, 0.003] for place in ('post', 'pre', 'weighed') for w in (none, warm)}
+    gain_high = {place: paired(high[place, warm], high[place, none])['mean'] for place in ('post', 'pre')}
     assert {cell: best['lr'] for cell, best in chosen.items() if best['edge']} == {}
-    rule = {place: (d['lo'] > 0.01, d['hi'] < 0.01) for place, d in gains.items()}
-    assert rule['post'] == (False, False)  # open: no sign of a need at own rates
-    assert not rule['pre'][0] and not rule['bare'][0]
-    assert high['post']['mean'] > 0.05 > abs(high['pre']['mean'])  # what warm-up gives at the high rate
-    assert chosen['bare', none]['lr'] == 0.003
-    assert paired(own['bare', none], at_rate['post', none, 0.003])['lo'] > 0.1  # gradients as large, and it learns
-    assert paired(own['pre', none], own['post', none])['mean'] > 0.03  # warm-up does not make up for the place
-    learns = {cell: {lr: min(r['tune_accuracy'] for r in runs) for (lr,), runs in group_rows(rows, 'lr').items()}
-              for cell, rows in tune.items()}
-    assert {place for (place, _), by_lr in learns.items() if by_lr[0.01] > 0.5} == {'pre', 'bare', 'sandwich'}
-    assert all(cell_stats(own[cell])['mean'] > 0.6 for cell in own)
+    rule = {cell: (d['lo'] > 0.01, d['hi'] < 0.01) for cell, d in gains.items()}
+    assert rule.pop(('pre', 24)) == (False, True)  # holds: no need
+    assert set(rule.values()) == {(False, False)}  # open: no sign of a need at own rates
+    assert gain_high['post'] > 0.05 > abs(gain_high['pre'])  # what warm-up gives at the high rate
+    assert chosen['bare', none, 12]['lr'] == 0.003
+    assert paired(own['bare', none, 12], high['post', none])['lo'] > 0.1  # gradients as large, and it learns
+    for depth, least in ((12, 0.03), (24, 0.1)):  # warm-up does not make up for the place
+        assert paired(own['pre', none, depth], own['post', none, depth])['lo'] > least
+    assert paired(high['weighed', none], high['post', none])['lo'] > 0.1  # a smaller part bears the high rate
+    assert paired(own['weighed', none, 12], own['post', none, 12])['lo'] > 0.03
+    level, behind = (paired(*pair) for pair in ((own['pre', none, 12], own['weighed', none, 12]),
+                                                (high['pre', none], high['weighed', none])))
+    assert abs(level['mean']) < 0.01 and behind['mean'] > 0.05 and behind['lo'] < 0.01  # "holds", but not all of it
+    learns = {cell: min(r['tune_accuracy'] for r in runs if r['config']['lr'] == 0.01) > 0.5
+              for cell, runs in tune.items() if cell[2] == 12}
+    assert {place for (place, _, _), at_highest in learns.items() if at_highest} == {'pre', 'bare', 'sandwich'}
+    assert all(cell_stats(own[cell])['mean'] > 0.6 for cell in own if cell != ('post', cell[1], 24))
+
+
+def test_norm_decay_says():
+    "What lesson and exercise say of scales and shifts without decay: level, a little ahead, surely ahead, and open"
+    from course_lib.core import read_results
+    from course_lib.records import claim_verdict
+    from course_lib.statistics import cell_stats, group_rows, paired, tuned
+
+    N = load('norm_decay')
+    assert not N.TUNE.pending() and not N.final().pending()
+    final = group_rows(read_results('norm_decay.jsonl'), 'norm', 'what', 'decay')
+    trials = group_rows(read_results('norm_decay_tune.jsonl'), 'norm', 'what', 'decay')
+    chosen = {cell: tuned(rows, 'tune_accuracy') for cell, rows in trials.items()}
+    edges = {cell for cell, best in chosen.items() if best['edge']}
+    assert edges == {(norm, 'none', 0.0) for norm in N.NORMS}  # without decay the smallest rate
+    assert all(len(rows) == 6 and not any(r['failure'] for r in rows) for rows in final.values())
+    best = {
+        (norm, what): max(N.DECAYS, key=lambda decay: chosen[norm, what, decay]['mean'])
+        for norm in N.NORMS
+        for what in ('weights', 'all')
+    }
+    assert best == {
+        ('batch', 'weights'): 0.1,
+        ('batch', 'all'): 0.03,
+        ('layer', 'weights'): 0.03,
+        ('layer', 'all'): 0.03,
+    }
+
+    def gain(norm, decay, other):
+        return paired(final[norm, 'weights', decay], final[norm, 'all', other])
+
+    found = {norm: gain(norm, best[norm, 'weights'], best[norm, 'all']) for norm in N.NORMS}
+    numbers = [[round(d[k], 3) for k in ('mean', 'lo', 'hi')] for d in found.values()]
+    assert numbers == [[0.003, -0.001, 0.007], [0.009, 0.006, 0.012]]
+    assert [claim_verdict(d) for d in found.values()] == ['fails', 'holds']  # not the same for both: open
+    equal = {(norm, d): gain(norm, d, d) for norm in N.NORMS for d in N.DECAYS[1:]}
+    assert round(equal['batch', 0.1]['mean'], 3) == 0.029 and min(equal[norm, 0.1]['lo'] for norm in N.NORMS) > 0.01
+    assert equal['batch', 0.01]['hi'] < 0 and round(equal['batch', 0.01]['mean'], 3) == -0.005
+    means = [cell_stats(final[cell])['mean'] for cell in (('batch', 'none', 0.0), ('batch', 'weights', 0.1))]
+    assert [round(m, 3) for m in means] == [0.823, 0.846]
 
 
 def test_width_says():

@@ -6,6 +6,7 @@ import zipfile
 import pytest
 from torch import nn
 
+import budgets
 import gpu
 from course_lib import bench
 
@@ -25,7 +26,7 @@ def check(tmp_path, monkeypatch):
 
 
 def test_every_section_runs(check, monkeypatch, capsys):
-    monkeypatch.setattr(bench, 'bench_pages', lambda path, workers: dict(minutes=.5))
+    monkeypatch.setattr(budgets, 'bench_pages', lambda path, workers: .5)
     monkeypatch.setattr(gpu.shutil, 'which', lambda name: name)
     status, found = check(','.join(gpu.SECTIONS))
     said = capsys.readouterr().out
@@ -59,7 +60,7 @@ def test_a_wrong_layer_is_seen(check, monkeypatch, capsys):
 def test_a_lesson_that_fails(check, monkeypatch):
     def red(path, workers):
         raise RuntimeError(f'nbdev_test failed: {path.name}')
-    monkeypatch.setattr(bench, 'bench_pages', red)
+    monkeypatch.setattr(budgets, 'bench_pages', red)
     monkeypatch.setattr(gpu.shutil, 'which', lambda name: name)
     status, found = check('lessons')
     assert status==1 and '01_start.ipynb' in found['lessons']['rows'][0]['error']

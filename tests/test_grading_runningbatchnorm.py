@@ -28,7 +28,8 @@ RIGHT = dict(runningbatchnorm=RUNNING)
 PLANTED = [  # exercise, what stands in the right one, what replaces it, what the report must say
     ('runningbatchnorm', 'square = (x-v(new)).square().mean((0,2,3))',
      'square = x.var((0,2,3))+x.mean((0,2,3))*math.sqrt(len(x)-2)*0', 'raises ValueError'),
-    ('runningbatchnorm', '(1-self.momentum)**len(x)+len(x)', '(1-self.momentum)+1', 'counted in batches'),
+    ('runningbatchnorm', '(1-self.momentum)**len(x)+len(x)', '(1-self.momentum)+1',
+     'counted in batches, not in images: after a change it is halfway after 66 images at batch size 2, after 40 at 8'),
     ('runningbatchnorm', 'share = len(x)/count', 'share = torch.ones(())', 'that is batch norm'),
     ('runningbatchnorm', 'mean.detach(),var.detach(),count', 'mean,var,count', 'carries the graph'),
     ('runningbatchnorm', 'mean = new\n', 'mean,var = new.detach(),var.detach()\n', 'under no_grad or detached'),

@@ -35,6 +35,7 @@ NUMBERS = dict(
         turn=settled_angle(1.6, 5e-4) / settled_angle(0.1, 5e-4),
         stretch=settled_length(1.6, 5e-4, 1.0) / settled_length(0.1, 5e-4, 1.0),
     ),
+    norm_scales=dict(inner=1, last=10, product=0),
 )
 PLANTED = [
     ('growing_schedule', '(2*step+1)', 'step', 'exponent -1 in place of -2'),
@@ -99,6 +100,31 @@ def test_biases_are_named(capsys):
 
     assert not grade('decay_groups', by_class)
     assert 'it has one axis, and is decayed' in ' '.join(capsys.readouterr().out.split())
+
+
+def test_scales_in_front_of_a_norm(capsys):
+    "What the exercise says is so: only the last norm's scales and shifts are seen; a wrong number is named."
+    torch.manual_seed(0)
+    layers = []
+    for n_in, n_out in ((1, 4), (4, 6)):
+        norm = nn.BatchNorm2d(n_out, eps=1e-20, track_running_stats=False)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.5)
+        layers += [nn.Conv2d(n_in, n_out, 3, bias=False), norm, nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6 * 64, 3, bias=False)).double()
+    x = torch.randn(8, 1, 12, 12, dtype=torch.float64)
+    first, last = list(net[1].parameters()), list(net[4].parameters())
+    nn.functional.cross_entropy(net(x), torch.arange(8) % 3).backward()
+    products = [sum((p * p.grad).sum().item() for p in own) for own in (first, last)]
+    assert abs(products[0]) < 1e-12 < 1e-4 < abs(products[1])
+    before = net(x)
+    for own, factor in ((first, 1), (last, 10)):
+        with torch.no_grad():
+            for p in own:
+                p *= 10
+        torch.testing.assert_close(net(x), factor * before)
+    assert not grade('norm_scales', dict(inner=10, last=10, product=0))
+    assert 'the next norm takes it away' in ' '.join(capsys.readouterr().out.split())
 
 
 def test_schedules_that_do_the_same():

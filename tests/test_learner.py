@@ -468,3 +468,8 @@ def test_cuda():
     )
     learn.fit(2)
     assert learn.metrics.metrics['loss'].device.type == 'cuda' and len(learn.metrics.history) == 4
+
+
+def test_no_bar_under_test(monkeypatch):
+    monkeypatch.setenv('IN_TEST', '1')
+    assert L._new_bar(total=3).disable

@@ -3,6 +3,7 @@
 import json, re, shutil
 import pytest
 
+import derived as D
 import lint as L
 
 
@@ -150,6 +151,27 @@ def test_drawing_of_imports(root):
     assert drawn == 'tools:\nlessons:\n  a <- -\nbase:'
     page(root, '01_b.ipynb', cell('#| default_exp b\nx = 1'))
     assert '  b <- -\n  a <- b' in L.import_drawing(root, L.pages_of(root))
+
+
+def api_messages(root, names):
+    (root / 'tools/api.yml').write_text(f'Do it: [{", ".join(names)}]')
+    return [m for m in L.rule_api(L.pages_of(root), root)]
+
+
+def test_api_page(root):
+    "At most 200 names, public, each once, and what a lesson imports is there"
+    (root / 'course_lib').mkdir()
+    names = [f'f{i}' for i in range(201)]
+    code = '\n'.join(f'def {n}(): "Does it."' for n in names)
+    (root / 'course_lib/a.py').write_text(f'__all__ = {names}\n{code}\ndef hidden(): pass\n')
+    assert api_messages(root, names[:200]) == []
+    assert '[f7](00_a.ipynb#f7) | `a` | Does it. |' in D.api(root, L.pages_of(root))
+    assert any('201 names' in m for m in api_messages(root, names))
+    assert any('f1 stands there 2 times' in m for m in api_messages(root, ['f1', 'f1']))
+    assert any('hidden is no public' in m for m in api_messages(root, ['hidden']))
+    page(root, '01_b.ipynb', cell('from course_lib.a import f3, hidden'))
+    assert api_messages(root, ['f3']) == []
+    assert api_messages(root, ['f1']) == ['01_b.ipynb: imports f3, which has no place in tools/api.yml']
 
 
 def test_stale_readme(root):

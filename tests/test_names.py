@@ -9,7 +9,7 @@ import lint as L
 NORMS = 'LayerNorm RMSNorm BatchNorm InstanceNorm GroupNorm RunningBatchNorm norm_factory'
 NAMES = {
     'core': 'def_device set_seed to_device to_cpu clean_mem read_results',
-    'plot': 'plot_func show_image show_images get_grid use_style plot_axes norm_style NORM_COLORS INK PAPER plot_band '
+    'plot': 'plot_func show_image show_images get_grid use_style plot_axes norm_style NORM_COLORS INK PAPER '
             'stat_elements stat_extent stat_warning moved_by plot_block draw_set',
     'datasets': 'DataLoaders EpochSampler MemoryLoader StreamLoader get_dataset inplace DatasetError CLASSES '
                 'from_sample pixels pixel_stats collate_dict image_to_tensor',
@@ -20,7 +20,7 @@ NAMES = {
     'learner': 'Learner MomentumLearner Callback MetricsCB DeviceCB TrainCB ProgressCB BatchTransformCB NaNGuardCB '
                'SingleBatchCB random_flip random_shift CancelFitException CancelEpochException CancelBatchException',
     'training': 'RecorderCB BatchSchedCB EpochSchedCB LRFinderCB ParamScheduler CheckpointCB lr_find read_checkpoint '
-                'combine_scheds sched_lin sched_cos sched_exp',
+                'combine_scheds sched_lin sched_cos',
     'activations': 'Hook Hooks ActivationStats',
     'init': 'init_weights gain gauss_mean WEIGHTED fans set_weight scale_branches as_func',
     'weights': 'fans set_weight scale_branches as_func',
@@ -30,9 +30,12 @@ NAMES = {
     'norms.convert': 'convert_norms freeze_norms recalibrate fold_norms norm_report norm_layers FrozenBatchNorm',
     'norms.gap': 'accuracy_by_mode',
     'norms.modes': 'BatchNormGradMode lazy_lenet',
-    'sweep': 'RunConfig Sweep read_rows run train_configs small_batch_grid course_sweep course_report group_rows tuned',
+    'sweep': 'Sweep main same_cell read_rows',
+    'small_batch': 'RunConfig run train_configs small_batch_grid course_sweep',
+    'statistics': 'group_rows tuned paired cell_stats',
+    'report': 'course_report',
     'bench': 'course_bench NORM_PAIRS NORM_PASSES alternate speed_ratio norm_pair fwd_bwd compiled count_fused '
-             'count_passes bench_passes bench_norm bench_ceiling bench_epochs bench_stack bench_pages',
+             'count_passes bench_passes bench_norm bench_ceiling bench_epochs bench_stack',
     'train': 'course_train',
     'distributed': 'SyncBatchNorm DistributedCB AccelerateCB ShardSampler convert_sync as_sync run_processes torchrun',
     'grading': 'grade course_progress',

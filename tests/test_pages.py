@@ -1,6 +1,6 @@
 "The site, built as CI can build it (without Quarto), has no fault; and each fault that is planted is found."
 
-import ast, json, re, shutil
+import ast, base64, json, re, shutil
 import pytest
 
 import derived as D, doc_tables as T, lint as L, pages as P, readable as R
@@ -89,8 +89,9 @@ def cell(src, kind='markdown', **kw):
     return c | (dict(outputs=[], execution_count=None) | kw if kind == 'code' else {})
 
 
-def image(src):
-    return cell(src, 'code', outputs=[dict(output_type='display_data', metadata={}, data={'image/png': 'x'})])
+def image(src, width=600):
+    png = base64.b64encode(bytes(16) + (2 * width).to_bytes(4, 'big')).decode()
+    return cell(src, 'code', outputs=[dict(output_type='display_data', metadata={}, data={'image/png': png})])
 
 
 def out(text):
@@ -169,6 +170,7 @@ def test_fine(tmp_path):
         (cell('see @fig-none'), '@fig-none refers to nothing'),
         (image('#| label: fig-b\n#| fig-cap: "B"'), 'figure without fig-alt'),
         (image('#| fig-alt: "b"\n#| fig-cap:'), 'figure without fig-cap'),
+        (image('#| fig-cap: "B"\n#| fig-alt: "b"', 731), 'a figure of 731 px is too wide'),
         (cell('#| label: fig-c\n#| fig-cap: "C"\n#| fig-alt: "c"', 'code'), 'a caption without its figure'),
         (out('Traceback (most recent call last)\n'), 'an error or warning'),
         (out('x.py:3: UserWarning: no\n'), 'an error or warning'),
@@ -191,12 +193,12 @@ def test_doc_tables():
     assert '```python\nf(x, eps=1e-05, device=None)\n```' in md and '*Does f.*' in md
     assert '| `x` | `Tensor` |  | a number \\| or two |' in md and '| `device` |  | `None` | where |' in md
     assert T.uncommented(T.rewritten(shown('    x,\n    y, z:int=1, # two numbers'))) == ['x']
+    assert T.uncommented(T.rewritten(shown('    x,\n    y:int'))) == ['x', 'y']
     assert '| `x` | `int | None` |' in T.rewritten(
         shown('    x:int|None, # a number')
     )  # to pandoc a bar in code is no border
-    assert '| `clock` |  | `perf_counter` |' in T.rewritten(
-        shown('    clock:builtin_function_or_method=perf_counter, # tells the time')
-    )
+    untyped = T.rewritten(shown('    clock:builtin_function_or_method=perf_counter, # tells the time'))
+    assert '|  | default | what it is |' in untyped and '| `clock` | `perf_counter` | tells the time |' in untyped
     inherited = T.rewritten(shown('    *args, **kwargs'))
     assert '```' not in inherited and '|---' not in inherited and '### f' in inherited
     assert 'Call self' not in T.rewritten(shown('    learn').replace('Does f', 'Call self as a function'))

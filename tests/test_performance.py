@@ -1,13 +1,17 @@
 """The default training path waits for the device once a pass, not once a batch, whatever watches it; and the command's
 table judges rightly."""
+import copy
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+import budgets
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from course_lib.activations import ActivationStats
-from course_lib import bench
+from course_lib import bench, workloads
 from course_lib.bench import _bench_table, course_bench
 from course_lib.core import can_compile
 from course_lib.datasets import DataLoaders
@@ -85,15 +89,33 @@ def test_saved_part_by_part(tmp_path, monkeypatch):
 
 
 def test_parts_are_added(tmp_path, monkeypatch):
-    imports = dict(ratio=1.1, lo=1., hi=1.2, own_ms=dict(core=1.))
-    monkeypatch.setattr(bench, 'bench_imports', lambda: imports)
+    found = dict(ratio=6., lo=5., hi=7., norm='batch', models=16, batch_size=2, flops=1, theirs_ms=1.)
+    monkeypatch.setattr(bench, 'bench_stack', lambda **how: [found])
     out = str(tmp_path/'b.json')
     course_bench(**SMALL | dict(parts='ceiling,norms'), rounds=6, out=out)
     before = json.loads((tmp_path/'b.json').read_text())
-    course_bench(**SMALL | dict(parts='imports'), rounds=6, out=out)
+    course_bench(**SMALL | dict(parts='stack'), rounds=6, out=out)
     saved = json.loads((tmp_path/'b.json').read_text())
     assert saved['ceiling'] == before['ceiling'] and saved['rows'] == before['rows']   # what was not asked for stays
-    assert len(saved['rows']) == 1 and len(saved['table']) == 2 and {'norms', 'imports'} <= {*saved['seconds']}
+    assert len(saved['rows']) == 1 and len(saved['table']) == 2 and {'norms', 'stack'} <= {*saved['seconds']}
+
+
+def test_budgets():
+    "What an import of the course costs beside torch"
+    seconds, own = budgets.import_times('import torch, course_lib.layernorm')
+    assert seconds > 0 and own['course_lib.layernorm'] > 0
+
+
+@pytest.mark.parametrize('source, fails', [('x = 1', False), ('1/0', True)])
+def test_minutes_of_a_notebook(tmp_path, source, fails):
+    page = tmp_path/'a.ipynb'
+    cell = dict(cell_type='code', id='a', execution_count=None, metadata={}, outputs=[], source=[source])
+    page.write_text(json.dumps(dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5)))
+    if fails:
+        with pytest.raises(RuntimeError, match='ZeroDivisionError'):
+            budgets.bench_pages(page, 0)
+    else:
+        assert budgets.bench_pages(page, 0) > 0
 
 
 def test_without_a_compiler(tmp_path, monkeypatch):
@@ -109,3 +131,31 @@ def test_refusals(tmp_path, bad, says):
     with pytest.raises(SystemExit, match=says):
         course_bench(**SMALL | bad, out=str(tmp_path/'b.json'))
     assert not list(tmp_path.iterdir())
+
+
+def test_plain_epoch_is_the_learners():
+    "The rival of the Learner takes its steps: the same weights in the end"
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 1, 4, 4), torch.randint(0, 4, (8,))) for _ in range(5)]
+    ours = nn.Sequential(nn.Conv2d(1, 4, 4), nn.Flatten())
+    theirs = copy.deepcopy(ours)
+    workloads._plain_epoch(DataLoaders(data, data), ours)
+    MomentumLearner(theirs, DataLoaders(data, data), lr=.2, cbs=[DeviceCB('cpu')]).fit(1)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_control_reads_one_clock():
+    "With a clock that goes one further at each look all ratios are 1"
+    ticks = itertools.count()
+    control = workloads.bench_control((4, 2, 5, 5), pairs=6, clock=lambda: next(ticks))
+    assert control['cold'] == 1 and {*control['single'], *control['blocks']} == {1}
+
+
+def test_imports_are_compared_with_torchs(monkeypatch):
+    "What `-X importtime` says of torch, in all, and of our modules, alone: the ratio is one plus our share"
+    lines = '100 | 2000000 | torch', '60000 | 900000 | course_lib.core', '40000 | 950000 |   course_lib.plot'
+    told = SimpleNamespace(stderr='\n'.join(f'import time: {line}' for line in lines))
+    monkeypatch.setattr(budgets.subprocess, 'run', lambda *args, **kwargs: told)
+    imports = budgets.bench_imports()
+    assert imports['ratio'] == imports['lo'] == imports['hi'] == 1.05 and imports['torch_s'] == 2
+    assert imports['own_ms'] == {'course_lib.core': 60, 'course_lib.plot': 40}

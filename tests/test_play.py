@@ -10,6 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from course_lib.init import gain
+from course_lib.residual import root_scale, stream_formula
+from course_lib.transformer import stream_after
 
 pytestmark = pytest.mark.skipif(bool(B.missing()), reason=B.missing() or 'there is a browser')
 NAMES = 'layers', 'values'
@@ -96,6 +98,45 @@ def test_theory_is_the_librarys_gain(layers, act):
     assert line[0] == 1.3
     for s, after in itertools.pairwise(line):
         assert_close(after, s * 1.3 / gain(act, s).item(), rtol=1e-5, atol=0)
+
+
+STREAMS = dict(skip=(False, 1.0), small=(False, 24**-0.5), pre=(True, 1.0))
+
+
+@pytest.mark.parametrize('stream', STREAMS)
+def test_streams_are_torchs(layers, stream):
+    "A layer adds its branch, which may be scaled or begin with a norm"
+    width, depth = 16, 12
+    config = dict(act='relu', scale=1.2, width=width, depth=depth, seed=3, stream=stream)
+    got = layers.execute_script('return playLayers.simulate(arguments[0])', config)
+    norm, by = STREAMS[stream]
+    normal = park_miller_normals(3)
+    x = torch.tensor([next(normal) for _ in range(width)])
+    for layer in range(depth):
+        weight = torch.tensor([[next(normal) for _ in range(width)] for _ in range(width)])
+        seen = nn.functional.rms_norm(x, (width,), eps=0.0) if norm else x
+        x = x + by * (weight @ torch.relu(seen)) * 1.2 / width**0.5
+        assert_close(got[layer], x.std(correction=0).item(), rtol=1e-3, atol=0.0)
+
+
+def test_theory_of_streams_is_the_librarys(layers):
+    "Mean squares of residual nets and of the pre-norm transformer's MLPs"
+
+    def squares(stream, scale):
+        config = dict(act='relu', scale=scale, depth=12, stream=stream)
+        return torch.tensor(layers.execute_script('return playLayers.theory(arguments[0])', config)) ** 2
+
+    assert_close(squares('skip', 2**0.5), torch.tensor(stream_formula([1.0] * 12)))
+    small = [root_scale(layer, 12) for layer in range(1, 13)]
+    assert_close(squares('small', 2**0.5), torch.tensor(stream_formula(small)))
+    assert_close(squares('pre', 1.0), torch.tensor([stream_after('pre', n) for n in range(1, 13)]))
+
+
+def test_streams_can_be_chosen(layers):
+    before = says(layers, 'layers')
+    layers.find_element('css selector', '#play-layers input[value=pre]').click()
+    assert says(layers, 'layers') != before
+    assert layers.execute_script('return playLayers.state.stream') == 'pre'
 
 
 def test_float32_ends(layers):

@@ -14,7 +14,11 @@ ELSEWHERE = {
     '11_small_batch': '.031 10.6 .975 .9825 .9813',  # one_pixel.jsonl; Wu and He; one_epoch.jsonl
     '12_famous_results': '0.9707 0.9813 0.966 0.14 0.93 0.12 0.029 2.8',  # published; detached and batch_size.jsonl
     '13_why_batchnorm': '0.16 0.33 3.3 2.1',  # why_batchnorm.jsonl; sections
+    '14_depth': '',
+    '15_residual': '5.1',  # a section
+    '16_transformers': '8.45 5.3',  # published; a section
     '18_width': '',
+    '19_scale_invariance': '0.0005 .59 .009 .029 5.1 3.1',  # a usual decay; scale_parts and norm_decay.jsonl; sections
     '23_fine_tuning': '4.2',  # a section
     '26_towards_90': '.05 .919 2.8',  # a rate; towards90.jsonl; 84,186 over 30,274 parameters
 }
@@ -48,18 +52,7 @@ def missing(page):
     ]
 
 
-PAGES = (
-    '10_seeds',
-    '11_small_batch',
-    '12_famous_results',
-    '13_why_batchnorm',
-    '18_width',
-    '23_fine_tuning',
-    '26_towards_90',
-)
-
-
-@pytest.mark.parametrize('page', PAGES)
+@pytest.mark.parametrize('page', ELSEWHERE)
 def test_decimals(page):
     assert missing(page) == ELSEWHERE[page].split()
 

@@ -42,6 +42,10 @@ return [...document.querySelectorAll('main img, main table, main .cell-output pr
   .filter(e => e.getClientRects().length && !e.closest('[id^=norm-axes]') && (out(e) || cut(e)))
   .map(e => e.tagName + ': ' + (e.alt || e.textContent).slice(0, 60));
 """
+PATH_ENDS = """
+const path = document.querySelector('.quarto-secondary-nav .breadcrumb');
+return path ? path.getBoundingClientRect().right : 0;
+"""
 SMALL = (
     'nav.quarto-page-breadcrumbs a, details > summary, .nav-page a, figcaption, .nav-footer p, .caption, main .btn'
 )
@@ -128,6 +132,8 @@ def faults_of(d, name, width):
     "What is wrong with the page that the browser shows"
     if (scrolls := d.execute_script('return document.documentElement.scrollWidth')) > width:
         yield f'{name}: the page scrolls sideways, {scrolls} px'
+    if (ends := d.execute_script(PATH_ENDS)) > width:
+        yield f'{name}: the breadcrumb is clipped, it ends at {ends:.0f} px'
     yield from (f'{name}: {e}' for e in d.execute_script(TOO_WIDE))
     for text, ink, paper, opacity in d.execute_script(COLOURS, SMALL):
         ink, paper = ([int(float(o)) / 255 for o in re.findall(r'[\d.]+', c)[:3]] for c in (ink, paper))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest, torch
 
 from course_lib import report, small_batch as B, sweep as S
-from course_lib.small_batch import RunConfig, config_model, run, run_order, stack_key, sweep_data, train_configs
-from course_lib.stacks import AloneTrainer, StackTrainer, take_batch
-from course_lib.sweep import Sweep, read_rows
+from course_lib.small_batch import RunConfig, config_model, run, sweep_data, train_configs
+from course_lib.stacks import AloneTrainer, StackTrainer, batch_order, take_batch
+from course_lib.sweep import Sweep, read_rows, same_cell
 
 os.environ['COURSE_SAMPLE'] = '1'
 torch.set_num_threads(1)
@@ -47,7 +47,7 @@ def configs_of(rows):
 
 
 def sweep(grid, path, train=fake, stack=1, **kwargs):
-    return Sweep(grid, path, train, stack_key, stack, **kwargs)
+    return Sweep(grid, path, train, same_cell, stack, **kwargs)
 
 
 def once(rows, grid):
@@ -91,7 +91,7 @@ def test_stacked_is_alone(norm, bs, norm_1x1, model):
         for s, lr in ((0, 0.02), (1, 0.05))
     ]
     loader = sweep_data('fashion_mnist').train
-    orders = torch.stack([run_order(c, len(loader.y)) for c in cs])
+    orders = torch.stack([batch_order(len(loader.y), c.samples, c.batch_size, c.seed) for c in cs])
     torch.set_default_dtype(torch.float64)
     try:
         stack, alone = (
@@ -326,7 +326,7 @@ def test_report(tmp_path):
         ]
 
     sweep(grid, path, train).run(progress=False)
-    S.course_report.__wrapped__(str(path), str(tmp_path / 'out'))  # fastcore 1.7 reads the command line in any call
+    report.course_report.__wrapped__(str(path), str(tmp_path / 'out'))  # fastcore 1.7 reads argv in any call
     text = (tmp_path / 'out/report.md').read_text()
     assert '0.510 ±\u00a00.010' in text and 'batch' in text and '| 0.510–' not in text
     assert len(list((tmp_path / 'out').glob('*.png'))) == 6
@@ -340,7 +340,7 @@ def test_committed_rows(name, capsys):
     rows = read_rows(path)
     configs = [RunConfig(**r['config']) for r in rows]
     assert len(set(configs)) == len(configs) and set(configs) <= set(B.small_batch_grid(name))
-    S.course_report.__wrapped__(str(path))
+    report.course_report.__wrapped__(str(path))
     text = capsys.readouterr().out
     cell = [
         r
@@ -352,3 +352,14 @@ def test_committed_rows(name, capsys):
         for lr in B.sweep_lrs(2)
     }
     assert f'{max(means.values()):.3f} ±' in text
+
+
+@pytest.mark.parametrize('name', B.MODELS)
+def test_each_model_fits_the_images(name):
+    assert config_model(dataclasses.replace(TINY, model=name))(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_help_of_an_experiment_names_its_parts(capsys):
+    with pytest.raises(SystemExit):
+        S.main(['--help'], tune=lambda: None, judge=lambda: None)
+    assert 'which of tune, judge' in ' '.join(capsys.readouterr().out.split())

@@ -1,9 +1,11 @@
 "course_train as a user meets it: a fresh process, bad options, a folder that is taken, a run that is killed."
 
-import csv, json, os, re, shutil, signal, struct, subprocess, sys, time
+import csv, dataclasses, inspect, json, os, re, shutil, signal, struct, subprocess, sys, time
 import pytest, torch
+from torch import nn
 import course_lib.sources as D
 import course_lib.train as T
+from course_lib.norms import BatchNorm
 from course_lib.train import COLUMNS, SCHEDS, TrainConfig, course_train, train_run
 
 ENV = os.environ | dict(COURSE_SAMPLE='1', OMP_NUM_THREADS='1')
@@ -72,6 +74,16 @@ def test_folder_of_another_run_is_left_alone(whole):
         (dict(device='meta'), "device 'meta' cannot be used"),
         (dict(seed=-1), 'seed must be at least 0'),
         (dict(seed=2**32), 'below 2**32'),
+        (dict(model='resnet'), 'conv, residual, transformer'),
+        (dict(depth=8), "the model 'conv' has no depth"),
+        (dict(model='conv', width=8), 'has no width'),
+        (dict(model='residual', place='post'), "the model 'residual' has no place"),
+        (dict(model='residual', norm='bach'), 'batch'),
+        (dict(model='residual', depth=0), 'depth must be at least 1'),
+        (dict(model='transformer', norm='batch'), 'norm of a transformer'),
+        (dict(model='transformer', place='front'), 'pre, post, sandwich'),
+        (dict(model='transformer', width=-4), 'width must be at least 1'),
+        (dict(model='transformer', width=30), 'multiple of 4'),
     ],
 )
 def test_bad_options(kw, said, tmp_path):
@@ -130,6 +142,44 @@ def test_shortest_runs(tmp_path):
     "One step an epoch, with each schedule"
     for sched in SCHEDS:
         assert len(train_run(TrainConfig(bs=6000, epochs=1, sched=sched), tmp_path / sched, 'cpu')) == 1
+
+
+MODEL_OF = [
+    (dict(), dict(norm='batch', depth=None, width=None, place=None), BatchNorm, 4),
+    (dict(model='residual', depth=3, width=8), dict(norm='batch', depth=3, width=8), BatchNorm, 6),
+    (dict(model='residual', norm='none', depth=3, width=8), dict(norm='none'), BatchNorm, 0),
+    (dict(model='transformer', depth=2, width=16), dict(norm='layer', place='pre'), nn.LayerNorm, 5),
+    (dict(model='transformer', depth=2, width=16, place='post'), dict(place='post'), nn.LayerNorm, 4),
+    (dict(model='transformer', depth=2, width=16, norm='rms', place='sandwich'), dict(norm='rms'), nn.RMSNorm, 9),
+]
+
+
+@pytest.mark.parametrize('kw,filled,layer,count', MODEL_OF)
+def test_models(kw, filled, layer, count, tmp_path):
+    "Each model is built as it was asked for, trains, and the file says what was left to it"
+    cfg = TrainConfig(bs=3000, epochs=1, lr=0.05, **kw)
+    net = T.build_learner(cfg, 'cpu').model
+    assert sum(isinstance(m, layer) for m in net.modules()) == count
+    (row,) = train_run(cfg, tmp_path / 'run', 'cpu')
+    assert row['train_loss'] > 0
+    saved = json.loads((tmp_path / 'run/config.json').read_text())
+    assert {k: saved[k] for k in filled} == filled and saved['model'] == kw.get('model', 'conv')
+    assert saved['parameters'] == sum(p.numel() for p in net.parameters())
+
+
+def test_depth_is_part_of_the_run(tmp_path):
+    "A folder of a transformer is not entered by a deeper one"
+    out = tmp_path / 'run'
+    kw = dict(bs=3000, epochs=1, device='cpu', out=str(out), model='transformer', width=16)
+    course_train(**kw, depth=1)
+    with pytest.raises(SystemExit, match='depth is 1 there, 2 here'):
+        course_train(**kw, depth=2, resume=True)
+
+
+def test_help_names_the_models():
+    said = ' '.join(run('--help').stdout.split())
+    for words in ('conv, residual (without a norm as well) or transformer', '--place', '--depth', '--width'):
+        assert words in said
 
 
 def test_stopped_by_hand_says_how_to_go_on(tmp_path, monkeypatch):
@@ -284,3 +334,18 @@ def test_amp_and_compile_do_what_they_say(tmp_path, monkeypatch, capsys):
     assert len(compiled) == 1
     assert losses['compile'] == pytest.approx(losses['plain'], rel=1e-4)
     assert 0 < abs(losses['amp'] / losses['plain'] - 1) < 0.05
+
+
+@pytest.mark.parametrize('loader', ['memory', 'stream'])
+def test_learner_is_what_the_config_says(loader):
+    "Seed of the loaders, batch size, rate and momentum arrive where they count"
+    learn = T.build_learner(TrainConfig(bs=300, lr=0.03, momentum=0.7, seed=5, loader=loader), device='cpu')
+    assert learn.lr == 0.03 and learn.momentum == 0.7
+    assert learn.dls.train.sampler.seed == 5 and len(next(iter(learn.dls.train))[0]) == 300
+
+
+def test_defaults_are_those_of_the_command():
+    "Those of `TrainConfig` and those of `course_train` are one set"
+    command = inspect.signature(course_train).parameters
+    fields = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+    assert {k: command[k].default for k in fields} == fields and fields['bs'] == 128

@@ -108,21 +108,32 @@ def public(root, module):
         if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names:
             yield n.name, (ast.get_docstring(n) or '').split('\n')[0]
 
+def api_groups(root):
+    "tools/api.yml: what one wants to do -> names; empty where there is no such file"
+    path = Path(root)/'tools/api.yml'
+    return _parsed(path.read_text(encoding='utf-8')) if path.exists() else {}
+
+def public_names(root, pages):
+    "Name -> (module, first line of its docstring) of every public function and class of the course"
+    modules = [m for ms in shelves(root, pages).values() for m in ms]
+    return {n: (m, d) for m in modules for n, d in public(root, m)}
+
 def api(root, pages):
-    "nbs/api.qmd: every public name with its first line, linked to its table of parameters; modules by shelf"
-    lines = ['---', 'title: API', 'description: "Every public name of `course_lib`, with the page that derives, tests and documents it."',
-             '---', '', f'<!-- {MADE} -->']
+    "nbs/api.qmd: what one wants to do, the names for it with their first line, linked to their tables of parameters"
     home = {p.module: p.name for p in pages if p.module}
-    shown = {k: [m for m in ms if any(public(root, m))] for k, ms in shelves(root, pages).items()}
-    for shelf, modules in shown.items():
-        anchor = lambda m: re.sub(r'[^\w.-]', '', m).lower()
-        lines += ['', f"{shelf.capitalize()}: " + ', '.join(f'[{m}](#{anchor(m)})' for m in modules)]
-    for modules in shown.values():
-        for m in modules:
-            rows = list(public(root, m))
-            name = home[m]
-            lines += ['', f'## {m}', '', f'From [{title_of(root, name, pages)[0]}]({name}).', '', '::: {.names}', '', '| name | what it is |', '|---|------|']
-            lines += [f'| [{n}]({name}#{n.lower()}) | {d.replace("|", chr(92)+"|")} |' for n, d in rows] + ['', ':::']
+    known = public_names(root, pages)
+    lines = ['---', 'title: API', 'description: "What one may want to do with `course_lib`, and the names for it."', '---', '',
+             f'<!-- {MADE} -->', '', 'Each name leads to its parameters, on the page that derives and tests it. A line such as '
+             '`from course_lib.norms import BatchNorm` takes it from its module.']
+    for group, names in api_groups(root).items():
+        lines += ['', f'## {group}', '', '::: {.names}', '', '| name | module | what it is |', '|---|--|------|']
+        for n in names:
+            if n not in known:
+                continue  # the lint says so
+            module, what = known[n]
+            text = what.replace('|', r'\|')
+            lines.append(f'| [{n}]({home[module]}#{n.lower()}) | `{module}` | {text} |')
+        lines += ['', ':::']
     return '\n'.join(lines) + '\n'
 
 def llms(root, pages, cfg):
@@ -159,9 +170,9 @@ def highlights(pages):
                 if png := o.get('data', {}).get('image/png'): yield name, label, cap, alt, base64.b64decode(''.join(png))
 
 def highlight_cell(root, pages):
-    "Markdown of those three figures, two in a row so that their print can be read, each with the page that makes it"
+    "Markdown of those three figures, one below the other so that their print can be read, each with the page that makes it"
     figs = [f'[![{cap}](images/{label}.png){{fig-alt="{alt}"}}]({name})' for name,label,cap,alt,_ in highlights(pages)]
-    return '\n\n'.join(['<!-- highlights -->', '::: {.column-page layout="[[50,50],[-25,50,-25]]"}', *figs, ':::'])
+    return '\n\n'.join(['<!-- highlights -->', '::: {layout-ncol="1"}', *figs, ':::'])
 
 def mix(a, b, t):
     "The colour `a` with a share `t` of `b`"
@@ -193,6 +204,7 @@ table {{ display: block; max-width: 100%; overflow-x: auto; }}
 div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 .math.display, mjx-container[display="true"] {{ max-width: 100%; overflow-x: auto; overflow-y: hidden; }}
 pre, pre code {{ font-size: .72rem; }}
+div.sourceCode {{ clear: right; }}
 main :not(pre) > code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
 .names td:first-child code, .names td:first-child, .parameters td:first-child code {{ white-space: nowrap; overflow-wrap: normal; }}
@@ -203,6 +215,7 @@ details > summary, .nav-page a, .nav-page-text, .nav-page i, figcaption, .figure
 .nav-footer, .nav-footer a {{ color: {muted} !important; opacity: 1; }}
 .breadcrumb {{ background: none; padding-left: 0; padding-right: 0; }}
 .quarto-secondary-nav .breadcrumb {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
+.quarto-secondary-nav .quarto-page-breadcrumbs, .quarto-secondary-nav .breadcrumb {{ min-width: 0; }}
 .quarto-secondary-nav .breadcrumb-item {{ display: inline; }}
 .quarto-secondary-nav .breadcrumb-item::before {{ float: none !important; }}
 strong a {{ font-weight: inherit; }}

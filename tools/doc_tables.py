@@ -9,7 +9,7 @@ HEADING = re.compile(r'^#+ (\S+)$', re.M)
 SOURCE = re.compile(r'^\[source\].*$', re.M)
 CALL = re.compile(r'\n\*Call self as a function\.\*')
 UNSAID = 'NoneType', 'builtin_function_or_method', 'function'  # what nbdev takes from a default
-HEAD = '| | type | default | what it is |\n|----|----|---|----------|\n'
+TITLES, WIDTHS = ('', 'type', 'default', 'what it is'), (4, 4, 3, 10)
 
 
 def parsed(code):
@@ -63,14 +63,18 @@ def table(code):
         return ''  # a constructor that is inherited
     call = f'{name}({", ".join(f"{n}={short(d)}" if d else n for n, _, d, _ in params)})'
     call = '\n'.join(textwrap.wrap(call, 88, subsequent_indent='    ', break_on_hyphens=False))
-    rows = [
-        f'| {cell(n)} | {cell(kind)} | {cell(short(default))} | {cell(comment, False)} |'
-        for n, kind, default, comment in params
-    ]
+    rows = [(cell(n), cell(kind), cell(short(default)), cell(comment, False)) for n, kind, default, comment in params]
     if what or returned not in ('', 'None'):
-        rows.append(f'| **returns** | {cell(returned)} | | {cell(what, False)} |')
+        rows.append(('**returns**', cell(returned), '', cell(what, False)))
     shown = f'```python\n{call}\n```'
-    return f'{shown}\n\n::: {{.parameters}}\n\n{HEAD}' + '\n'.join(rows) + '\n\n:::' if rows else shown
+    return f'{shown}\n\n::: {{.parameters}}\n\n{as_table(rows)}\n\n:::' if rows else shown
+
+
+def as_table(rows):
+    "Rows of name, type, default and comment in Markdown, without a column that is empty"
+    kept = [i for i in range(4) if i == 0 or any(row[i] for row in rows)]
+    lines = [[TITLES[i] for i in kept], ['-' * WIDTHS[i] for i in kept], *([row[i] for i in kept] for row in rows)]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def rewritten(md):
@@ -88,4 +92,5 @@ def anchor(md):
 
 def uncommented(md):
     "Parameters in the table of a rewritten output that lack their comment"
-    return re.findall(r'^\| `(\w+)` \|.*\|  \|$', md, re.M)
+    commented = f'| {TITLES[-1]} |' in md
+    return re.findall(r'^\| `(\w+)` \|' + (r'.*\|  \|$' if commented else ''), md, re.M)

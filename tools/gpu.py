@@ -233,13 +233,13 @@ def peak_memory(device):
 
 def lessons(device):
     "Lessons run on the sample as `nbdev_test` runs them"
-    from course_lib.bench import bench_pages
+    from budgets import bench_pages
 
     if not shutil.which('nbdev_test'):
         raise Skip('nbdev_test is not on the PATH')
     for name in LESSONS if device == 'cuda' else LESSONS[:1]:
         try:
-            seconds = 60 * bench_pages(ROOT / f'nbs/{name}.ipynb', 0)['minutes']
+            seconds = 60 * bench_pages(ROOT / f'nbs/{name}.ipynb', 0)
         except RuntimeError as e:
             yield dict(what=name, ok=False, error=str(e))
         else:

@@ -10,8 +10,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from derived import (CELLS, HIGHLIGHTS, ORDER, derived, highlights, import_drawing, lesson_tables, lessons, number_of, order,
-                     parts, part_of)
+from derived import (CELLS, HIGHLIGHTS, ORDER, api_groups, derived, highlights, import_drawing, lesson_tables, lessons, number_of,
+                     parts, part_of, public_names)
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_KB, MAX_LINES, MAX_DEFINED = 500, 30, 15
@@ -83,6 +83,14 @@ class Page:
                     yield from ((mod or a.name, a.name == '*') for a in n.names)
                 if isinstance(n, ast.Import):
                     yield from ((a.name.removeprefix('course_lib.'), False) for a in n.names if a.name.startswith('course_lib.'))
+
+
+    def imported(self):
+        "(module, name) for each `from course_lib.module import name`"
+        for c, t in self.trees():
+            for n in ast.walk(t) if isinstance(t, ast.AST) else ():
+                if isinstance(n, ast.ImportFrom) and (n.module or '').startswith('course_lib.'):
+                    yield from ((n.module.removeprefix('course_lib.'), a.name) for a in n.names)
 
 
 def ref_of(cfg):
@@ -238,6 +246,21 @@ def rule_order(root=ROOT):
     numbers = [number_of(n) for n in lessons(root)]
     if numbers != sorted(set(numbers)): yield f'{ORDER}: the numbers of the lessons do not rise'
 
+MAX_NAMES = 200
+
+def rule_api(pages, root=ROOT):
+    "The API page has at most 200 names, each public and there once, and all that lessons and exercises import"
+    listed = [n for names in api_groups(root).values() for n in names]
+    known = public_names(root, pages)
+    if len(listed) > MAX_NAMES: yield f'tools/api.yml: {len(listed)} names, more than {MAX_NAMES}'
+    for n in sorted(set(listed)):
+        if listed.count(n) > 1: yield f'tools/api.yml: {n} stands there {listed.count(n)} times'
+        if n not in known: yield f'tools/api.yml: {n} is no public function or class of the course'
+    for p in pages if listed else ():
+        if not (p.is_lesson or p.is_exercise): continue
+        for n in sorted({n for _, n in p.imported()} & known.keys() - set(listed)):
+            yield f'{p.name}: imports {n}, which has no place in tools/api.yml'
+
 MENTION = re.compile(r'(?<!fast\.ai 2019, )(?<!part2\), )(?<!part 2\*, )(?<!Part 2, )\b([Ll]essons?|[Pp]ages?|[Nn]otebooks?) (\d\d?[a-d]?)\b(?! [a-z]*(images|cells|lines|bytes))')
 NUMBERED = re.compile(r'\b(\d\d[a-d]?)_([a-z]\w*)\.(ipynb|html)\b')
 
@@ -377,6 +400,7 @@ def lint(root=ROOT, only=None):
         for rule in RULES: yield from (f'{p.name}: {m}' for m in rule(p, cfg))
     if only: return
     for rule in (rule_unique, rule_labels): yield from rule(pages)
+    yield from rule_api(pages, root)
     for rule in (rule_order, rule_numbers, rule_paths, rule_index, rule_derived, rule_drawing, rule_readme): yield from rule(root)
 
 

@@ -38,4 +38,5 @@ def main():
     ax.set(xlim=(0, 3), ylim=(0, 3))
     icon.savefig(L.ROOT/'nbs/images/favicon.png', transparent=True)
 
-if __name__=='__main__': main()
+if __name__=='__main__':
+    main()

@@ -25,4 +25,5 @@ def main(out):
         tab = pa.table(dict(image=image, label=pa.array(y.astype('int64')))).cast(feats.arrow_schema)
         pq.write_table(tab, Path(out)/f'fashion_mnist_{split}.parquet', compression='zstd', compression_level=22)
 
-if __name__ == '__main__': main(*(sys.argv[1:] or [Path(__file__).parent.parent/'course_lib'/'data']))
+if __name__ == '__main__':
+    main(*(sys.argv[1:] or [Path(__file__).parent.parent/'course_lib'/'data']))

@@ -12,6 +12,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -87,8 +88,9 @@ def sites():
     "All defects that can be drawn: (notebook, cell, source after, what was, what is planted)"
     for path in sorted([*ROOT.glob('nbs/[0-9]*.ipynb'), *ROOT.glob('nbs/library/*.ipynb')]):
         for i, source in exported(path):
-            inside = {id(o) for f in ast.walk(ast.parse(source)) if isinstance(f, ast.JoinedStr) for o in ast.walk(f)}
-            for node in ast.walk(ast.parse(source)):
+            tree = ast.parse(source)
+            inside = {id(o) for f in ast.walk(tree) if isinstance(f, ast.JoinedStr) for o in ast.walk(f)}
+            for node in ast.walk(tree):
                 if not hasattr(node, 'lineno') or id(node) in inside:
                     continue
                 for new in changed(node):
@@ -116,13 +118,26 @@ def listed():
         yield d['notebook'], i, source.replace(d['was'], d['planted']), d['was'], d['planted']
 
 
+def importers(files, module):
+    "Those of the files that import a module of course_lib"
+    full, last = re.escape(module), re.escape(module.split('.')[-1])
+    uses = re.compile(rf'(from|import) (course_lib(\.| import ){full}|\.+{last})\b')
+    return [path for path in files if uses.search(path.read_text())]
+
+
 def test_files(notebook):
-    "The test files that import the module of a notebook"
-    source = ''.join(s for cell in json.loads((ROOT / notebook).read_text())['cells'] for s in cell['source'])
-    module = source.split('default_exp ')[1].split()[0]
-    names = {f'course_lib.{module}', f'course_lib import {module}'}
-    files = [p for p in sorted(ROOT.glob('tests/test_*.py')) if any(n in p.read_text() for n in names)]
-    return [p.relative_to(ROOT).as_posix() for p in files]
+    "The test files that import a notebook's module or have its name; else those that import a module that imports it"
+    cells = json.loads((ROOT / notebook).read_text())['cells']
+    source = '\n'.join(''.join(cell['source']) for cell in cells)
+    module = source.split('default_exp ')[1].split()[0].removesuffix('.__init__')
+    tests = sorted(ROOT.glob('tests/test_*.py'))
+    own = ROOT / f'tests/test_{module.replace(".", "_")}.py'
+    files = sorted({*importers(tests, module), *([own] if own in tests else [])})
+    if not files:
+        above = importers(sorted(ROOT.glob('course_lib/**/*.py')), module)
+        names = ['.'.join(path.relative_to(ROOT / 'course_lib').with_suffix('').parts) for path in above]
+        files = sorted({test for name in names for test in importers(tests, name.removesuffix('.__init__'))})
+    return [path.relative_to(ROOT).as_posix() for path in files]
 
 
 def run(command, folder, limit):
@@ -135,26 +150,38 @@ def run(command, folder, limit):
     return done.returncode == 0
 
 
-def noticed(folder, notebook, cell, after, limit=900):
-    "Who notices a defect: the notebook, the tests, or nobody"
+def noticed(folder, notebook, cell, after, clean, limit=900):
+    "Who notices a defect: the notebook, the tests, or nobody. Who is red without it as well does not count"
     path = folder / notebook
     export = 'from nbdev.export import nb_export; import sys; nb_export(sys.argv[1], lib_path="course_lib")'
     before = path.read_text()
     nb = json.loads(before)
     nb['cells'][cell]['source'] = after.splitlines(keepends=True)
-    path.write_text(json.dumps(nb))
+    planted = json.dumps(nb)
+    commands = {'notebook': ['nbdev_test', '--path', notebook, '--n_workers', '0']}
+    commands |= {test: [sys.executable, '-m', 'pytest', '-q', '-x', test] for test in test_files(notebook)}
+
+    def write(text):
+        path.write_text(text)
+        return run([sys.executable, '-c', export, notebook], folder, limit)
+
     try:
-        if not run([sys.executable, '-c', export, notebook], folder, limit):
+        if not write(planted):
             return 'export'
-        if not run(['nbdev_test', '--path', notebook, '--n_workers', '0'], folder, limit):
-            return 'notebook'
-        for test in test_files(notebook):
-            if not run([sys.executable, '-m', 'pytest', '-q', '-x', test], folder, limit):
-                return test
+        for name, command in commands.items():
+            if run(command, folder, limit):
+                continue
+            key = notebook if name == 'notebook' else name
+            if key not in clean:
+                write(before)
+                clean[key] = run(command, folder, limit)
+                write(planted)
+            if clean[key]:
+                return name
+            print(f'{key}: red without a defect', flush=True)
         return None
     finally:
-        path.write_text(before)
-        run([sys.executable, '-c', export, notebook], folder, limit)
+        write(before)
 
 
 def main():
@@ -171,13 +198,14 @@ def main():
         for kind, (notebook, cell, _, was, now) in todo:
             print(f'{kind:7}{notebook} [{cell}]  {was}  ->  {now}')
         return
+    clean = {}  # what is green in the copy without a defect
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp) / 'tree'
         shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns('.git', '_proc', '_docs'))
         for kind, (notebook, cell, after, was, now) in todo:
             if (notebook, after) in done:
                 continue
-            by = noticed(folder, notebook, cell, after)
+            by = noticed(folder, notebook, cell, after, clean)
             row = dict(kind=kind, notebook=notebook, cell=cell, was=was, planted=now, noticed=by, after=after)
             with OUT.open('a') as f:
                 f.write(json.dumps(row) + '\n')

@@ -5,7 +5,7 @@ images, citations, figures, the sidebar and the tables of parameters. Each page 
 and read by pandoc, line by line against its notebook. That needs no Quarto. Where `quarto` is on the PATH, the same
 command renders the site and checks its HTML too; `--site` says where the rendered site goes.
 """
-import argparse, ast, json, re, shutil, subprocess, sys, tempfile
+import argparse, ast, base64, json, re, shutil, subprocess, sys, tempfile
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import takewhile, zip_longest
@@ -233,6 +233,15 @@ def check_links(pages, proc, root=L.ROOT):
                 if k not in p.ids: yield f'{p.name}: @{k} refers to nothing'
             elif k not in cited: yield f'{p.name}: @{k} is not in references.bib'
 
+WIDEST = 640   # px: in a wider figure, text of ten points has fewer than seven pixels and a half on a phone
+TO_NARROW = {   # pages whose figures are still wider
+    '02_signal.ipynb', '10_seeds.ipynb', '14_depth.ipynb', '15_residual.ipynb', '16_transformers.ipynb',
+    '19_scale_invariance.ipynb', '22_convert.ipynb', 'library/train.ipynb'}
+
+def width_of(image):
+    "The width of a figure on the page, in px: half of its PNG's"
+    return int.from_bytes(base64.b64decode(''.join(image))[16:20], 'big')//2
+
 def check_pages(pages):
     "Title and claim; figures with caption and alt text; outputs without noise or machine paths"
     for p in pages:
@@ -250,6 +259,8 @@ def check_pages(pages):
                 for d in ('fig-cap', 'fig-alt'):
                     if not re.search(rf'^#\| *{d}: *\S', c['source'], re.M): yield f"{p.name}: cell {c['id']}: figure without {d}"
             for o in c.get('outputs', []):
+                if (image := o.get('data', {}).get('image/png')) and (w := width_of(image))>WIDEST and p.name not in TO_NARROW:
+                    yield f"{p.name}: cell {c['id']}: a figure of {w} px is too wide to be read on a phone"
                 if o['output_type']=='error' or o.get('name')=='stderr': yield f"{p.name}: cell {c['id']}: a saved error or warning"
                 text = ''.join(o.get('text', '')) + '\n'.join(''.join(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
                 for rule,what in ((NOISE, 'an error or warning'), (MACHINE, 'a machine path'), (L.FORBIDDEN, 'a machine path')):

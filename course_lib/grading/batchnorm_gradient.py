@@ -140,11 +140,8 @@ def _right_node(node):
         raise Miss(f'd{node} differs: {edges} {node}; multiply by the derivative along each')
     return test
 
-def _gives_rows(f):
-    _node_rows(f)
-
 EXERCISES['batchnorm_nodes'] = Exercise('batchnorm', 'the gradient, node by node', 'gradient', (
-    Property('gives a dictionary', _gives_rows, gate=True),
+    Property('gives a dictionary', _node_rows, gate=True),
     *(Property(f'the row of {node}', _right_node(node)) for node in _NODES)))
 
 # %% ../../nbs/library/grading_batchnorm_gradient.ipynb #f2606e27

@@ -100,9 +100,6 @@ def _place_of(run):
     return list(run.data.state_dict().values())
 
 # %% ../../nbs/library/grading_checkpoint.ipynb #1829a551
-def _resumes(pair):
-    _resumed(pair)
-
 def _same_random_numbers(pair):
     *_, before, after = _resumed(pair)
     expect(torch.equal(before, after), 'dropout will drop other values: keep torch.get_rng_state(), and set it last')
@@ -132,7 +129,7 @@ _PARTS = {  # what is compared, and what is told if it differs
     'the place in the data': (_place_of, 'other images come next: some are seen twice, others not at all')}
 
 EXERCISES['resume'] = Exercise('training', 'save a run, and go on', 'resume', (
-    Property('two functions, and a dictionary that loads', _resumes, gate=True),
+    Property('two functions, and a dictionary that loads', _resumed, gate=True),
     *(Property(claim, _same_parts(*row)) for claim, row in _PARTS.items()),
     Property('the random numbers', _same_random_numbers),
     Property('saving changes nothing', _saving_changes_nothing),

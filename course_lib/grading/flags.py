@@ -100,9 +100,6 @@ def _frozen(f):
     f(net)
     return net
 
-def _can_freeze(f):
-    _frozen(f)
-
 def _statistics_move(net):
     before = [b.clone() for b in net.buffers()]
     for _ in range(2):
@@ -129,7 +126,7 @@ def _rest_trains(f):
            'weight and bias of the norms no longer learn; only the statistics should be frozen')
 
 EXERCISES['freeze'] = Exercise('pytorch_semantics', 'freeze the statistics', 'freeze', (
-    Property('can be called', _can_freeze, gate=True),
+    Property('can be called', _frozen, gate=True),
     Property('the statistics stay, whatever the mode', _stays_frozen),
     Property('they are the ones that are used', _uses_running),
     Property('everything else goes on learning', _rest_trains)))

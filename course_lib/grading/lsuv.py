@@ -125,9 +125,6 @@ def _fitted_row(f):
         h.remove()
     return outs
 
-def _row_runs(f):
-    _fitted_row(f)
-
 def _row_stds(f):
     outs = _fitted_row(f)
     off = [i for i, o in enumerate(outs) if abs(o.std() - 1) > .03]
@@ -150,7 +147,7 @@ def _row_means(f):
 
 EXERCISES.update(
     lsuv_row=Exercise('lsuv', 'a row of layers', 'step', (
-        Property('runs, also on a layer without bias', _row_runs, gate=True),
+        Property('runs, also on a layer without bias', _fitted_row, gate=True),
         Property('standard deviation 1 in every layer', _row_stds),
         Property('mean 0 where there is a bias', _row_means))))
 
@@ -172,9 +169,6 @@ def _nearest_answer(f):
            f'{tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__}')
     return got, x, y, new
 
-def _nearest_runs(f):
-    _nearest_answer(f)
-
 def _nearest_right(f):
     got, x, y, new = _nearest_answer(f)
     means = torch.stack([x[y == c].mean(0) for c in range(10)])
@@ -191,5 +185,5 @@ def _nearest_right(f):
 
 EXERCISES.update(
     nearest_mean=Exercise('lsuv', 'the nearest mean', 'batch_mean', (
-        Property('gives class numbers', _nearest_runs, gate=True),
+        Property('gives class numbers', _nearest_answer, gate=True),
         Property('those of the nearest mean', _nearest_right))))

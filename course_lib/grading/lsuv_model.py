@@ -53,9 +53,6 @@ def _lsuv_case(f, dead=False, **kwargs):
     return net, outs, calls
 
 # %% ../../nbs/library/grading_lsuv_model.ipynb #262f0e72
-def _runs_lsuv(f):
-    _lsuv_case(f)
-
 def _unit_std(f):
     _, outs, _ = _lsuv_case(f)
     std = {k: o.std().item() for k, o in outs.items()}
@@ -106,7 +103,7 @@ def _leaves_order(f):
 
 EXERCISES.update(
     lsuv=Exercise('lsuv', 'layer-sequential unit variance', 'step', (
-        Property('runs, also on a layer without bias', _runs_lsuv, gate=True),
+        Property('runs, also on a layer without bias', _lsuv_case, gate=True),
         Property('standard deviation 1 in every layer', _unit_std),
         Property('mean 0 where there is a bias', _zero_mean),
         Property('stops after max_iter rounds', _has_cap, 'pass_'),

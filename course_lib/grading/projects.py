@@ -11,11 +11,10 @@ import math
 import statistics
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from . import EXERCISES, READ, Exercise, Miss, Property, expect, expect_tensor
-from .rescue import expect_same_layers
+from .rescue import descend, expect_same_layers, accuracy_now
 
 # %% ../../nbs/library/grading_projects.ipynb #63b9dd94
 READ.update(
@@ -52,18 +51,9 @@ def train_clusters(
 ) -> tuple:  # losses, accuracy on new points
     "SGD with momentum 0.9 at learning rate 0.01."
     torch.manual_seed(seed)
-    opt = torch.optim.SGD(net.parameters(), .01, .9)
     x, y = clusters(seed)
-    losses = []
-    for _ in range(steps):
-        i = torch.randint(len(x), (64,))
-        loss = F.cross_entropy(net(x[i]), y[i])
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        losses.append(loss.item())
-    x_new, y_new = clusters(seed + 1000)
-    return losses, (net(x_new).argmax(1) == y_new).float().mean().item()
+    losses = descend(net, ((x[i], y[i]) for i in torch.randint(len(x), (steps, 64))), .01)
+    return losses, accuracy_now(net, *clusters(seed + 1000))
 
 # %% ../../nbs/library/grading_projects.ipynb #2914e6e8
 def _changed(change, net):
@@ -140,16 +130,9 @@ def train_pairs(
     steps: int = 200,  # pairs of images
 ) -> float:  # accuracy on 300 new images, in evaluation mode
     "SGD with momentum 0.9, two images at a time."
-    opt = torch.optim.SGD(net.parameters(), lr, .9)
     x, y = stripes(seed, 2*steps)
-    for i in range(0, 2*steps, 2):
-        loss = F.cross_entropy(net(x[i:i+2]), y[i:i+2])
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-    x_new, y_new = stripes(seed+1000, 300)
-    with torch.no_grad():
-        return (net.eval()(x_new).argmax(1) == y_new).float().mean().item()
+    descend(net, zip(x.split(2), y.split(2)), lr)
+    return accuracy_now(net.eval(), *stripes(seed+1000, 300))
 
 # %% ../../nbs/library/grading_projects.ipynb #dbd95552
 def _converted(convert, seed=0):

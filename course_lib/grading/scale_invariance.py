@@ -73,7 +73,16 @@ EXERCISES |= dict(
             (1., 'the product is 16 times as large')]),
         stretch=(2., [
             (16., 'the fourth power of the length goes with the rate'),
-            (4., 'the square of the length grows by 4')])))
+            (4., 'the square of the length grows by 4')])),
+    norm_scales=numbers('scale_invariance', 'scales and shifts in front of a norm', 'sideways',
+        inner=(1., [
+            (10., 'ReLU and convolution hand the factor on, but then the next norm takes it away')]),
+        last=(10., [
+            (1., 'no norm follows this one: ReLU and linear layer hand the factor on'),
+            (100., 'scale and shift are both ten times as large, but they are added, not multiplied')]),
+        product=(0., [
+            (1., 'along this vector the loss is flat, as along a weight in front of a norm'),
+            (10., 'along this vector the loss is flat, as along a weight in front of a norm')])))
 
 # %% ../../nbs/library/grading_scale_invariance.ipynb #0d904838
 def known_rates(

@@ -144,9 +144,6 @@ def _on_lines(f):
     if max(abs(a - b) for a, b in zip(lr, want)) > .1:
         raise Miss('beginning, peak and end are right, but between them it is not a straight line')
 
-def _gives_rates(f):
-    _rates(f)
-
 # %% ../../nbs/library/grading_training.ipynb #2324d780
 EXERCISES.update(
     momentum=numbers('training', 'momentum in steps', 'momentum',
@@ -172,6 +169,6 @@ EXERCISES.update(
         (.99, 'it falls: at position .99 it has gone 99 % of the way to 0'),
         (1/99, 'the positions are 0, 1/100, ... 99/100')], .001),
     schedule=Exercise('batchnorm', 'a schedule with a warm-up', 'schedule', (
-        Property('gives a scheduler', _gives_rates, gate=True),
+        Property('gives a scheduler', _rates, gate=True),
         Property('from 0.6 over 2 to 0.1', _at_ends),
         Property('in two straight lines', _on_lines))))

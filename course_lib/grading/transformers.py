@@ -19,7 +19,7 @@ from ..transformer import NormedBranch, scaled_start, stream_after, token_mlp
 READ.update(
     token_norm=('transformers', 'One line, moved'),
     stream_after=('transformers', 'What grows in the stream'),
-    std_width=('transformers', 'A number without a width'))
+    std_width=('transformers', 'What grows in the stream'))
 
 EXERCISES.update(
     token_norm=numbers('transformers', 'what layer norm normalizes here', 'token_norm',

@@ -234,10 +234,3 @@ def first_input(
         return x
     raise TypeError(f'a batch must be a tensor, or a tuple or list that starts with one, not {type(batch).__name__}; '
                     'give `get_input`, which makes the model\'s input of a batch')
-
-def norm_input(
-    args,    # positional arguments of a norm
-    kwargs,  # its keyword arguments
-)->torch.Tensor:
-    "The tensor that a norm was called with."
-    return next(o for o in (*args, *kwargs.values()) if isinstance(o, torch.Tensor))

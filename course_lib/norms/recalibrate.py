@@ -13,12 +13,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..core import as_double, map_nested, to_device
+from ..core import as_double, batch_size, tensors_in, to_device
 from . import BatchNorm, RMSNorm2d
 from .freeze import is_held
-from .kinds import (bare_copy, first_input, is_sync, norm_input, norm_kind, norm_layers, plain_norm,
-                                    unknown_norms)
-from ..probe import call_model
+from .kinds import bare_copy, first_input, is_sync, norm_kind, norm_layers, plain_norm, unknown_norms
+from ..probe import Hook, Hooks, call_args, call_model, layers_in_order
 
 # %% ../../nbs/library/recalibrate.ipynb #1ccf6f40
 def pool(
@@ -105,28 +104,13 @@ def _evaluating(model):
         for m, mode in modes:
             m.training = mode
 
-def execution_order(
-    model:nn.Module,  # in the mode that counts
-    layers,           # modules of `model`
-    x,                # one input, as `call_model` takes it
-)->list:              # those of `layers` that run, in the order in which they run, as often as they run
-    "Which layers a forward pass comes by."
-    order = []
-    hooks = [m.register_forward_pre_hook(lambda m, args: order.append(m)) for m in layers]
-    try:
-        call_model(model, x)
-    finally:
-        for h in hooks:
-            h.remove()
-    return order
-
 def _measure(model, layer, inputs):
     "The meter of `layer` after a pass over the data, only as deep as `layer`."
     meter = _meter(layer)
-    def look(m, args, kwargs):
-        meter.see(norm_input(args, kwargs))
+    def look(hook, m, inputs):
+        meter.see(tensors_in(inputs)[0])
         raise _Reached
-    with layer.register_forward_pre_hook(look, with_kwargs=True):
+    with Hook(layer, look, pre=True):
         for x in inputs():
             try:
                 call_model(model, x)
@@ -143,11 +127,20 @@ def _store(m, name, value):
         old.copy_(value)
 
 # %% ../../nbs/library/recalibrate.ipynb #0493cfcb
+def _order_of(model, layers, x):
+    "The norms that run for one input, in that order. Raises `ValueError` if none does, or one does twice."
+    args, named = call_args(x)
+    runs = layers_in_order(model, *args, kinds=lambda m: m in layers, **named)
+    if max(runs.values())>1:
+        raise ValueError('recalibrate: a norm that runs twice in a forward pass has no one population')
+    order = [model.get_submodule(name) for name, times in runs.items() if times]
+    if not order:
+        raise ValueError('recalibrate: no norm of these kinds runs in evaluation')
+    return order
+
 def _set_population_stats(model, order, inputs, progress):
     "Give each norm the mean and variance of what reaches it, from the first to the last."
     from tqdm.auto import tqdm
-    if len({*order})<len(order):
-        raise ValueError('recalibrate: a norm that runs twice in a forward pass has no one population')
     final = []
     for m in tqdm(order, desc='recalibrate', disable=not progress, leave=False):
         meter = _measure(model, m, inputs)
@@ -161,12 +154,6 @@ def _set_population_stats(model, order, inputs, progress):
         _store(m, 'running_var', var)
         if isinstance(getattr(m, 'running_count', None), torch.Tensor) and m.momentum:
             _store(m, 'running_count', torch.tensor(1/m.momentum))
-
-def _is_empty(inputs):
-    "Has an input no example in it?"
-    sizes = []
-    map_nested(lambda o: sizes.append(o.numel()) if isinstance(o, torch.Tensor) else None, inputs)
-    return bool(sizes) and not any(sizes)
 
 def recalibrate(
     model:nn.Module,        # changed in place: running statistics of its norms; modes stay
@@ -183,7 +170,7 @@ def recalibrate(
     def inputs():
         for b in batches:
             x = get_input(b)
-            if not _is_empty(x):
+            if batch_size(x)!=0:
                 yield x if device is None else to_device(x, device)
     layers = [m for m in norm_layers(model, kinds).values() if getattr(m, 'running_mean', None) is not None]
     if not layers:
@@ -194,9 +181,7 @@ def recalibrate(
         if x is None:
             raise ValueError('recalibrate: the loader is empty')
         try:
-            order = execution_order(model, layers, x)
-            if not order:
-                raise ValueError('recalibrate: no norm of these kinds runs in evaluation')
+            order = _order_of(model, layers, x)
             _set_population_stats(model, order, inputs, progress)
         except BaseException:
             for m, mean, var in old:
@@ -270,16 +255,11 @@ def norm_report(
     variances, and the relative difference of the norm's output between training and evaluation. Modules called a norm
     that are not known here stand at the end."""
     names = {m:n for n,m in norm_layers(model).items()}
-    rows, hooks = [], []
-    def look(m, args, kwargs):
-        rows.append(dict(name=names[m], **_norm_row(m, norm_input(args, kwargs), small)))
-    with _evaluating(model):
-        try:
-            hooks += [m.register_forward_pre_hook(look, with_kwargs=True) for m in names]
-            call_model(model, get_input(batch))
-        finally:
-            for h in hooks:
-                h.remove()
+    rows = []
+    def look(hook, m, inputs):
+        rows.append(dict(name=names[m], **_norm_row(m, tensors_in(inputs)[0], small)))
+    with _evaluating(model), Hooks(names, look, pre=True):
+        call_model(model, get_input(batch))
     empty = dict(kind=None, values=None, mean_shift=None, var_ratio=None, gap=None)
     return rows + [dict(name=n, **empty, warning=f'{type(m).__name__} is no norm known here')
                    for n,m in unknown_norms(model).items()]
