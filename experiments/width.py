@@ -8,7 +8,9 @@ Scientific variables: width (32 to 512 for the MLP; 32 and 128 for the transform
     SGD, too), and the parametrization: `standard`; `mup`, the lesson's groups and start on the base of width 32.
     Controls, half of the rule each: `start` (µP's start, one rate for all weights) and `rates` (µP's rates, the
     standard start). At width 32 all four are one network, which is run once.
-Nuisance variable: the learning rate, a factor of two apart, the same rates for all widths and parametrizations.
+Nuisance variable: the learning rate, a factor of two apart, the same rates for all widths and parametrizations. For
+    SGD rates a quarter of an octave apart from 1/4 to 1 were added after the first rows were seen: all minima lay at
+    1/4 or 1/2, and at 1 most runs diverged, so that grid could not tell.
 Fixed: an MLP of two hidden layers on images of 14x14, Kaiming's start, 200 steps of 64 images of Fashion-MNIST; a
     pre-norm transformer of two blocks on 16 patches of 7x7, heads of 8 channels (so more of them when it is wider),
     150 steps of 16 images. No momentum for SGD, no weight decay, a rate that falls straight to zero; each image is
@@ -54,8 +56,9 @@ BASE = 32
 TUNE_SEEDS, SEEDS = (0, 1), (2, 3, 4, 5, 6)
 CONTROLS = 'start', 'rates'  # with seeds 0 to 4
 WIDTHS = dict(mlp=(32, 64, 128, 256, 512), transformer=(32, 128))
+QUARTERS = [k / 4 for k in range(-8, 1)]  # of an octave
 LRS = dict(
-    mlp=dict(adam=[2.0**k for k in range(-11, -2)], sgd=[2.0**k for k in range(-6, 1)]),
+    mlp=dict(adam=[2.0**k for k in range(-11, -2)], sgd=[2.0**k for k in (*range(-6, -2), *QUARTERS)]),
     transformer=dict(adam=[2.0**k for k in range(-10, -5)]),
 )
 

@@ -1,5 +1,6 @@
 """µP's groups and start: against the package mup, and on models that do not fit.
 
+Their factors are those of the package, once its multiplier of the output is moved into weight and rate.
 tests/mup_table.json holds what mup 1.0.0 does to three models: tools/mup_table.py made it, and tells how.
 """
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from course_lib.core import set_seed
+from course_lib.runningbatchnorm import RunningBatchNorm
 from course_lib.transformer import PatchTransformer, scaled_start
 from course_lib.width import coordinate_check, growth, mup_groups, mup_scales, mup_start, width_mlp
 
@@ -96,6 +98,12 @@ class Cube(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width, width, width))
 
 
+class Head(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(10, width))
+
+
 def empty(width):
     return nn.Sequential(nn.ReLU())
 
@@ -109,9 +117,17 @@ def deeper(width):
     [
         (empty, 'nothing in it has a width'),
         (deeper, '1.bias is not in both'),
-        (Tied, 'shared by two layers'),
-        (Cube, 'which of them is its fan-in'),
-        (lambda width: nn.Conv2d(1, width, width // 8), r'which of them is its fan-in'),
+        (Tied, 'untie them'),
+        (Cube, 'which is its fan-in'),
+        (lambda width: nn.Conv2d(1, width, width // 8), 'which is its fan-in'),
+        (lambda width: nn.LazyLinear(width), 'run one batch first'),
+        (lambda width: width_mlp(128 // width), 'take the narrowest model as base'),
+        # scores by weights that are no Linear's
+        (Head, 'weight of Head grows along sides .* name it in `inputs`'),
+        (lambda width: nn.utils.parametrizations.weight_norm(nn.Linear(width, 10)), 'which is its fan-in'),
+        (lambda width: nn.utils.parametrizations.spectral_norm(nn.Linear(width, 10)), 'which is its fan-in'),
+        (lambda width: nn.LSTM(5, 2 * width, proj_size=3), 'which is its fan-in'),
+        (lambda width: nn.Bilinear(width, 5, 10), 'which is its fan-in'),
     ],
 )
 def test_models_that_do_not_fit(make, words):
@@ -137,11 +153,27 @@ def test_wrong_arguments():
         (lambda n: nn.ConvTranspose2d(2, n, 2), (4, 1)),
         (lambda n: nn.Conv2d(n, n, 3, groups=n), (4, 1)),
         (lambda n: nn.LSTM(n, 2 * n), (4, 4)),
+        (lambda n: nn.LayerNorm((n, n)), (16, 1)),
+        (lambda n: RunningBatchNorm(n), (4, 1)),
         (lambda n: nn.TransformerEncoderLayer(n, 2, 2 * n).self_attn, (4, 4)),
     ],
 )
 def test_which_side_is_which(make, powers):
     assert next(iter(growth(make(32), make(8)).values())) == powers
+
+
+def test_named_inputs():
+    "What has several sides and no fan-in that grows is named"
+    assert growth(Head(32), Head(8), inputs=('weight',)) == {'weight': (4, 1)}
+    (group,) = mup_groups(Head(32), Head(8), 0.1, inputs=('weight',))
+    assert group['lr'] == 0.1
+
+
+def test_scales_where_one_side_grows_faster():
+    "As in table 3 of Yang et al. (2022): the start goes with the fan-in, unless the fan-out is fixed"
+    assert mup_scales(2, 4) == dict(std=0.5, adam=0.25, sgd=0.5)
+    assert mup_scales(16, 4) == dict(std=0.5, adam=0.25, sgd=4)
+    assert mup_scales(1, 4) == dict(std=0.25, adam=0.25, sgd=0.25)
 
 
 def test_coordinate_check_leaves_no_hooks_and_sees_each_layer():
