@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from course_lib.core import set_seed
-from course_lib.runningbatchnorm import RunningBatchNorm
+from course_lib.norms import RunningBatchNorm
 from course_lib.transformer import PatchTransformer, scaled_start
 from course_lib.width import coordinate_check, growth, mup_groups, mup_scales, mup_start, width_mlp
 
