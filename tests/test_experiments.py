@@ -1141,6 +1141,29 @@ def test_width_says():
         ('sgd', 'mup'): 'stays',
     }
 
+    halves = {
+        kind: np.array([power_of(widths, [rate('adam', kind, w, seed) for w in widths]) for seed in range(5)])
+        for kind in ('standard', 'mup', *W.CONTROLS)
+    }
+    for more, less in (('start', 'standard'), ('rates', 'standard'), ('mup', 'rates')):  # neither half alone
+        assert t_interval(halves[more] - halves[less])[0] > 0
+    assert [round(float((halves[k] - halves['standard']).mean()), 2) for k in ('start', 'rates', 'mup')] == [
+        0.13,
+        0.38,
+        0.76,
+    ]
+    best = {
+        kind: np.array([min(curve('adam', kind, 512, seed)[1]) for seed in range(5)])
+        for kind in ('standard', *W.CONTROLS)
+    }
+    assert t_interval(best['start'] - best['standard'])[0] < 0  # the gap goes with the rates, not with the start
+    assert t_interval(best['rates'] - best['standard'])[0] > 0.015
+    first = {}  # the smallest rate at which an ordinary network of SGD breaks down
+    for w in widths:
+        found = [(lr, loss) for seed in W.SEEDS for lr, loss in zip(*curve('sgd', 'standard', w, seed))]
+        first[w] = min((lr for lr, loss in found if loss > 5), default=2.0)
+    assert list(first.values()) == sorted(first.values(), reverse=True) and first[512] < 0.6
+
     def chosen(rule, kind, width):
         curves = [curve(rule, kind, width, seed) for seed in W.TUNE_SEEDS]
         return curves[0][0][int(np.argmin(np.mean([losses for _, losses in curves], 0)))]
@@ -1161,6 +1184,8 @@ def test_width_says():
         doublings = np.diff(carried[rule, 'mup'], axis=0)
         assert (doublings.mean(1) < 0).all() and t_interval(doublings.sum(0))[1] < 0  # wider is better
         assert t_interval(doublings[-1])[1] > 0  # the last doubling alone is open
+    single = [t_interval(d)[1] > 0 for d in np.diff(carried['adam', 'mup'], axis=0)]
+    assert single == [False, True, False, True]  # 64 to 128 and the last alone are open
 
     small = group_rows(read_results('width_transformer.jsonl'), 'kind', 'width', 'seed')
     found = {}

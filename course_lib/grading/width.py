@@ -40,7 +40,7 @@ EXERCISES.update(
         strangers=(4, [(16, 'signs are coins here: the sum goes with the root of the number of channels'),
                        (1, 'that is after the division by the root of d; the product itself is asked for')]),
         friends=(16, [(4, 'all terms agree here'), (1, 'that is after a division by d')]),
-        left=(4, [(16, 'it is divided by the root of d, which grows fourfold'), (1, 'that is for the strangers')]),
+        left=(4, [(16, 'it is still to be divided by the root of d, which is 4'), (1, 'that is for the strangers')]),
         power=(-1, [(-.5, "that is PyTorch's: it fits a start of strangers, not what training makes of them"),
                     (1, 'it is to be divided')])))
 
