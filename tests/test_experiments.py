@@ -34,6 +34,8 @@ TINY = [
     ('depth', 'TUNE', dict(depth=3, steps=4, batch_size=8), 2),
     ('transformers', 'TUNE', dict(depth=1, steps=3), 1),
     ('without_layernorm', 'TUNE', dict(depth=1, steps=20), 1),
+    ('width', 'MLP', dict(rule='sgd', kind='mup', width=64, steps=4), 1),
+    ('width', 'TRANSFORMER', dict(kind='mup', width=64, steps=3), 1),
 ]
 
 
@@ -304,7 +306,7 @@ def test_small_batch_models():
     assert [m.eps for m in nets[0].modules() if isinstance(m, torch.nn.BatchNorm2d)] == [1e-5] * 4 + [10.0]
     weights = [[m.weight for m in net.modules() if isinstance(m, torch.nn.Conv2d)] for net in nets]
     assert len(weights[0]) == 6 and all(torch.equal(a, b) for a, b in zip(*weights))
-    rates = S.best_rates('mnist')
+    rates = S.fitted_rates('mnist')
     own = [c for c in S.final().configs if c.dataset == 'mnist' and c.lr != S.HIGH.get(c.batch_size)]
     assert {c.lr == rates[c.norm, c.norm_1x1, c.batch_size] for c in own} == {True} and len(own) == 28 * 5
 
@@ -1146,3 +1148,113 @@ def test_without_layernorm_says():
     for lr in W.HIGH:
         assert max(r['logits'][-1] for r in high['qk', lr]) < min(r['logits'][-1] for r in high['layer', lr]) / 5
         assert min(r['entropy'][-1] for r in high['qk', lr]) > max(r['entropy'][-1] for r in high['layer', lr])
+
+
+def test_width_says():
+    "What the lesson on width says of its rows: which best rates move, what a carried rate costs, who is ahead at 512"
+    from itertools import product
+
+    import numpy as np
+
+    from course_lib.core import read_results
+    from course_lib.statistics import group_rows, score, t_interval
+    from course_lib.width import fitted_rate, power_of
+
+    W = load('width')
+    widths = W.WIDTHS['mlp']
+    runs = group_rows(read_results('width.jsonl'), 'rule', 'kind', 'width', 'seed')
+    powers, edges = {}, 0
+
+    def curve(rule, kind, width, seed, field='tune_loss'):
+        rows = sorted(runs[rule, 'standard' if width == 32 else kind, width, seed], key=lambda r: r['config']['lr'])
+        return [r['config']['lr'] for r in rows], [score(r, field, 10.0) for r in rows]
+
+    def rate(*cell):
+        return fitted_rate(*curve(*cell))
+
+    def best_of(rows):
+        return fitted_rate([r['config']['lr'] for r in rows], [score(r, 'tune_loss', 10.0) for r in rows])
+
+    for rule, kinds in (('adam', ('standard', 'mup', *W.CONTROLS)), ('sgd', ('standard', 'mup'))):
+        for kind in kinds:
+            seeds = range(5) if kind in W.CONTROLS else W.SEEDS
+            assert len(seeds) == 5
+            found = [power_of(widths, [rate(rule, kind, w, seed) for w in widths]) for seed in seeds]
+            powers[rule, kind] = t_interval(found)
+            for w, seed in product(widths, seeds):
+                rates = curve(rule, kind, w, seed)[0]
+                edges += rate(rule, kind, w, seed) in (rates[0], rates[-1])
+    assert edges == 0  # the best rate is never the first or last of the grid
+    lo, hi = zip(*powers.values())
+    verdicts = {
+        cell: 'moves' if hi < -0.25 or lo > 0.25 else 'stays' if -0.25 < lo and hi < 0.25 else 'open'
+        for cell, (lo, hi) in powers.items()
+    }
+    assert verdicts == {
+        ('adam', 'standard'): 'moves',
+        ('adam', 'mup'): 'open',
+        ('adam', 'start'): 'moves',
+        ('adam', 'rates'): 'open',
+        ('sgd', 'standard'): 'stays',
+        ('sgd', 'mup'): 'stays',
+    }
+
+    halves = {
+        kind: np.array([power_of(widths, [rate('adam', kind, w, seed) for w in widths]) for seed in range(5)])
+        for kind in ('standard', 'mup', *W.CONTROLS)
+    }
+    for more, less in (('start', 'standard'), ('rates', 'standard'), ('mup', 'rates')):  # neither half alone
+        assert t_interval(halves[more] - halves[less])[0] > 0
+    assert [round(float((halves[k] - halves['standard']).mean()), 2) for k in ('start', 'rates', 'mup')] == [
+        0.13,
+        0.38,
+        0.76,
+    ]
+    best = {
+        kind: np.array([min(curve('adam', kind, 512, seed)[1]) for seed in range(5)])
+        for kind in ('standard', *W.CONTROLS)
+    }
+    assert t_interval(best['start'] - best['standard'])[0] < 0  # the gap goes with the rates, not with the start
+    assert t_interval(best['rates'] - best['standard'])[0] > 0.015
+    first = {}  # the smallest rate at which an ordinary network of SGD breaks down
+    for w in widths:
+        found = [(lr, loss) for seed in W.SEEDS for lr, loss in zip(*curve('sgd', 'standard', w, seed))]
+        first[w] = min((lr for lr, loss in found if loss > 5), default=2.0)
+    assert list(first.values()) == sorted(first.values(), reverse=True) and first[512] < 0.6
+
+    def chosen(rule, kind, width):
+        curves = [curve(rule, kind, width, seed) for seed in W.TUNE_SEEDS]
+        return curves[0][0][int(np.argmin(np.mean([losses for _, losses in curves], 0)))]
+
+    def losses(rule, kind, width, lr):
+        curves = [curve(rule, kind, width, seed, 'loss') for seed in W.SEEDS]
+        return np.array([found[rates.index(lr)] for rates, found in curves])
+
+    own, carried = {}, {}
+    for cell in product(('adam', 'sgd'), ('standard', 'mup')):
+        small = chosen(cell[0], 'standard', 32)
+        own[cell] = losses(*cell, 512, chosen(*cell, 512))
+        carried[cell] = np.array([losses(*cell, width, small) for width in widths])
+    assert t_interval(carried['adam', 'standard'][-1] - own['adam', 'standard'])[0] > 0.02  # costs too much
+    assert t_interval(carried['adam', 'mup'][-1] - own['adam', 'mup'])[1] < 0.02  # can be used
+    for rule in ('adam', 'sgd'):
+        assert t_interval(own[rule, 'standard'] - own[rule, 'mup'])[1] < 0  # the ordinary network is ahead
+        doublings = np.diff(carried[rule, 'mup'], axis=0)
+        assert (doublings.mean(1) < 0).all() and t_interval(doublings.sum(0))[1] < 0  # wider is better
+        assert t_interval(doublings[-1])[1] > 0  # the last doubling alone is open
+    single = [t_interval(d)[1] > 0 for d in np.diff(carried['adam', 'mup'], axis=0)]
+    assert single == [False, True, False, True]  # 64 to 128 and the last alone are open
+
+    small = group_rows(read_results('width_transformer.jsonl'), 'kind', 'width', 'seed')
+    found = {}
+    for kind in ('standard', 'mup'):
+        powers = []
+        for seed in W.SEEDS:
+            ends = []
+            for cell in (('standard', 32, seed), (kind, 128, seed)):
+                rows = sorted(small[cell], key=lambda r: r['config']['lr'])
+                ends.append(best_of(rows))
+            powers.append(power_of((32, 128), ends))
+        found[kind] = t_interval(powers)
+    assert found['standard'][1] < -0.25  # moves
+    assert -0.25 < found['mup'][0] < found['mup'][1] < 0.25  # stays
