@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-from tabulate import tabulate
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -209,5 +208,6 @@ class TextTable(list):
         def show(v):
             return f'{v:.3g}' if isinstance(v, float) else str(v)
         align = ['right' if isinstance(v, (int,float)) else 'left' for v in self[0].values()]
+        from tabulate import tabulate  # slow to import
         rows = [list(self[0]), *([show(v) for v in o.values()] for o in self)]  # a head of tabulate's own is wider
         return tabulate(rows, (), 'plain', colalign=align, disable_numparse=True)
