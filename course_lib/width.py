@@ -98,13 +98,13 @@ def fan_growth(
     is_weight = name=='weight' and isinstance(module, OUTPUT_FIRST+INPUT_FIRST)
     if is_weight and all(r==1 for r in ratios[2:]):
         return tuple(ratios[1::-1] if isinstance(module, INPUT_FIRST) else ratios[:2])
-    one_sided = max(ratios, default=1)==1 or sum(n>1 for n in shape)<2
+    one_sided = max(ratios, default=1)==1 or len(shape)!=2 and sum(n>1 for n in shape)<2
     if one_sided or name in inputs or isinstance(module, NORMS):
         return math.prod(ratios), 1.
     if not is_weight and len(ratios)==2 and min(ratios)>1:
         return tuple(ratios)
     raise ValueError(f'growth: {name} of {type(module).__name__} grows along sides {ratios}; '
-                     'which is its fan-in? If none, name it in `inputs`')
+                     'which is its fan-in? Scores belong in an nn.Linear; what has none goes into `inputs`')
 
 # %% ../nbs/18_width.ipynb #182d0c28
 def parameter_pairs(
