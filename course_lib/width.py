@@ -104,7 +104,7 @@ def fan_growth(
     if not is_weight and len(ratios)==2 and min(ratios)>1:
         return tuple(ratios)
     raise ValueError(f'growth: {name} of {type(module).__name__} grows along sides {ratios}; '
-                     'which is its fan-in? Scores belong in an nn.Linear; what has none goes into `inputs`')
+                     'which is its fan-in? (scores: use nn.Linear; none: name it in `inputs`)')
 
 # %% ../nbs/18_width.ipynb #182d0c28
 def parameter_pairs(

@@ -123,7 +123,7 @@ def deeper(width):
         (lambda width: nn.LazyLinear(width), 'run one batch first'),
         (lambda width: width_mlp(128 // width), 'take the narrowest model as base'),
         # scores by weights that are no Linear's
-        (Head, 'weight of Head grows along sides .* goes into `inputs`'),
+        (Head, 'weight of Head grows along sides .* name it in `inputs`'),
         (lambda width: nn.utils.parametrizations.weight_norm(nn.Linear(width, 10)), 'which is its fan-in'),
         (lambda width: nn.utils.parametrizations.spectral_norm(nn.Linear(width, 10)), 'which is its fan-in'),
         (lambda width: nn.utils.parametrizations.spectral_norm(nn.Linear(width, 1)), 'which is its fan-in'),
