@@ -169,6 +169,10 @@ def test_five_paired_seeds():
     for name, attr, *_ in TINY:
         cells = {}
         configs = sweep_of(name, attr).configs
+        if name == 'without_layernorm':  # one of its two tuning seeds leaves out the highest rate
+            configs = [c for c in configs if c.lr < max(o.lr for o in configs)]
+        if name == 'width':  # the halves of a parametrization have seeds 0 to 4, as its header says
+            configs = [c for c in configs if c.kind in ('standard', 'mup')]
         seeds = {c.seed for c in configs}
         assert len(seeds) >= (2 if attr == 'TUNE' else 5), name
         for c in configs:
@@ -306,7 +310,7 @@ def test_small_batch_models():
     assert [m.eps for m in nets[0].modules() if isinstance(m, torch.nn.BatchNorm2d)] == [1e-5] * 4 + [10.0]
     weights = [[m.weight for m in net.modules() if isinstance(m, torch.nn.Conv2d)] for net in nets]
     assert len(weights[0]) == 6 and all(torch.equal(a, b) for a, b in zip(*weights))
-    rates = S.fitted_rates('mnist')
+    rates = S.best_rates('mnist')
     own = [c for c in S.final().configs if c.dataset == 'mnist' and c.lr != S.HIGH.get(c.batch_size)]
     assert {c.lr == rates[c.norm, c.norm_1x1, c.batch_size] for c in own} == {True} and len(own) == 28 * 5
 
