@@ -33,7 +33,8 @@ Controls (rule 1): if `start` or `rates` alone stays as well, the other half of 
 After the rows: who is ahead at width 512, each at its own rate (rule 2's losses), and the best held-out loss there of
     `start` and `rates` alone, seeds 0 to 4.
 Before the grid one seed was looked at, at widths 32, 128 and 512, to find the range of rates.
-From .1 to .7 s a run of the MLP on an idle core, .5 and 2.4 s one of the transformer: 1,821 runs in about 15 minutes.
+From .1 to .7 s a run of the MLP on an idle core, .5 and 2.4 s one of the transformer: 1,821 runs in
+    about 15 minutes, an estimate; the rows, made on a busy machine, add up to 66 minutes.
     Left out for time, when the first seeds were done: seeds 5 and 6 of the controls, which therefore have seeds 0 to 4
     (nothing is chosen for them by seeds 0 and 1); more widths of the transformer, and seeds that tune it, so it has
     rule 1 only.
