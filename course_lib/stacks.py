@@ -90,16 +90,18 @@ def accuracy_loss(
 
 # %% ../nbs/library/stacks.ipynb #0ff4da5e
 class AloneTrainer:
-    "One model, `torch.optim.SGD`, one step at a time."
+    "One model and one optimizer, one step at a time."
     def __init__(self,
         models,                 # a list with one model
         lrs,                    # a list with its learning rate
         momentum:float=0.,      # of SGD
         weight_decay:float=0.,  # of SGD
+        make_opt=None,          # (parameters, lr=) -> optimizer; None: `torch.optim.SGD`
     ):
         self.model, = models
         self.lr, = lrs
-        self.opt = torch.optim.SGD(self.model.parameters(), lr=self.lr, momentum=momentum, weight_decay=weight_decay)
+        make_opt = make_opt or partial(torch.optim.SGD, momentum=momentum, weight_decay=weight_decay)
+        self.opt = make_opt(self.model.parameters(), lr=self.lr)
         self.train()
 
     def train(self):

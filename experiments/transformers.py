@@ -43,6 +43,7 @@ Before this grid ten runs of post and pre with seed 0 at rates .001 to .01 were 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -81,12 +82,7 @@ class Transformer:
     dataset: str = 'fashion_mnist'
 
 
-class AdamTrainer(AloneTrainer):
-    "One model and Adam."
-
-    def __init__(self, model, lr):
-        super().__init__([model], [lr])
-        self.opt = torch.optim.Adam(model.parameters(), lr, fused=True)
+ADAM = partial(torch.optim.Adam, fused=True)
 
 
 def model(c):
@@ -110,7 +106,7 @@ def train(configs):
     "One run."
     (c,) = configs
     sets = image_sets(c.dataset)
-    trainer = AdamTrainer(model(c), c.lr)
+    trainer = AloneTrainer([model(c)], [c.lr], make_opt=ADAM)
     losses = []
     for step, rows in enumerate(batch_order(len(sets['train'].y), c.steps * c.batch_size, c.batch_size, c.seed)):
         x, y = take_batch(sets['train'], rows[None])

@@ -97,12 +97,7 @@ NORMS = dict(layer=nn.LayerNorm, qk=nn.LayerNorm, rms=nn.RMSNorm, dyt=DyT, linea
 NORMS |= dict(layer_root=nn.LayerNorm, layer_zero=nn.LayerNorm)
 
 
-class AdamTrainer(AloneTrainer):
-    "One model and Adam."
-
-    def __init__(self, model, lr):
-        super().__init__([model], [lr])
-        self.opt = torch.optim.Adam(model.parameters(), lr, fused=True)
+ADAM = partial(torch.optim.Adam, fused=True)
 
 
 def model(c):
@@ -157,7 +152,7 @@ def train(configs):
     (c,) = configs
     sets = image_sets(c.dataset)
     net = model(c)
-    trainer = AdamTrainer(net, c.lr)
+    trainer = AloneTrainer([net], [c.lr], make_opt=ADAM)
     seen, _ = take_batch(sets['tune'], torch.arange(64))
     looks, losses = [], []
     bent = [bends(net, seen)]
