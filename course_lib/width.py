@@ -95,13 +95,16 @@ def fan_growth(
 )->tuple:              # of its fan-out and fan-in
     "Which side is which? Biases, norms and what `inputs` names have no fan-in that grows."
     ratios = [n/n0 for n, n0 in zip(shape, base_shape)]
+    turned = isinstance(module, INPUT_FIRST)
     is_weight = name=='weight' and isinstance(module, OUTPUT_FIRST+INPUT_FIRST)
+    if turned and getattr(module, 'groups', 1)>1:
+        is_weight = False              # its sides do not tell how many inputs an output has
     if is_weight and all(r==1 for r in ratios[2:]):
-        return tuple(ratios[1::-1] if isinstance(module, INPUT_FIRST) else ratios[:2])
+        return tuple(ratios[1::-1] if turned else ratios[:2])
     one_sided = max(ratios, default=1)==1 or len(shape)!=2 and sum(n>1 for n in shape)<2
     if one_sided or name in inputs or isinstance(module, NORMS):
         return math.prod(ratios), 1.
-    if not is_weight and len(ratios)==2 and min(ratios)>1:
+    if not is_weight and len(ratios)==2 and ratios[0]==ratios[1]:
         return tuple(ratios)
     raise ValueError(f'growth: {name} of {type(module).__name__} grows along sides {ratios}; '
                      'which is its fan-in? (scores: use nn.Linear; none: name it in `inputs`)')

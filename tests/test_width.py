@@ -98,6 +98,12 @@ class Cube(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width, width, width))
 
 
+class Wide(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width, width**2))
+
+
 class Head(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -119,6 +125,9 @@ def deeper(width):
         (deeper, '1.bias is not in both'),
         (Tied, 'untie them'),
         (Cube, 'which is its fan-in'),
+        (Wide, 'which is its fan-in'),
+        (lambda width: nn.ConvTranspose2d(width, 4, 2, groups=4), 'which is its fan-in'),
+        (lambda width: nn.ConvTranspose2d(width, width, 2, groups=width), 'which is its fan-in'),
         (lambda width: nn.Conv2d(1, width, width // 8), 'which is its fan-in'),
         (lambda width: nn.LazyLinear(width), 'run one batch first'),
         (lambda width: width_mlp(128 // width), 'take the narrowest model as base'),
