@@ -238,3 +238,15 @@ def test_fix_writes_the_badge(root):
 def test_readme_commands_are_those_of_ci():
     cmds = [l for l in (L.ROOT / 'README.md').read_text().splitlines() if l.startswith('pip install -e')]
     assert cmds[0].endswith('&& course_train') and cmds[1].endswith('&& nbdev_test && pytest -q')
+
+
+def test_module_too_long(root):
+    "A module of 301 lines is found, one of 300 and what nbdev writes are not"
+    lib = root / L.settings(root)['lib_name']
+    lib.mkdir()
+    (lib / 'short.py').write_text('x = 1\n' * 300)
+    (lib / '_modidx.py').write_text('x = 1\n' * 400)
+    assert list(L.rule_modules(root)) == []
+    (lib / 'long.py').write_text('x = 1\n' * 301)
+    (message,) = L.rule_modules(root)
+    assert 'long.py: 301 lines' in message

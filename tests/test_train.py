@@ -6,7 +6,8 @@ from torch import nn
 import course_lib.sources as D
 import course_lib.train as T
 from course_lib.norms import BatchNorm
-from course_lib.train import COLUMNS, SCHEDS, TrainConfig, course_train, train_run
+from course_lib.configuration import SCHEDS, TrainConfig
+from course_lib.train import COLUMNS, course_train, train_run
 
 ENV = os.environ | dict(COURSE_SAMPLE='1', OMP_NUM_THREADS='1')
 SMALL = ['--bs', '250', '--epochs', '3', '--lr', '0.05', '--device', 'cpu']

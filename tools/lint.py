@@ -489,6 +489,17 @@ RULES = [
 ]
 
 
+MAX_MODULE = 300
+
+
+def rule_modules(root=ROOT):
+    "A module that one can read in one go has at most 300 lines"
+    for f in sorted((Path(root) / settings(root)['lib_path']).rglob('*.py')):
+        n = len(f.read_text(encoding='utf-8').splitlines())
+        if n > MAX_MODULE and f.name != '_modidx.py':
+            yield f'{f.relative_to(root)}: {n} lines, more than {MAX_MODULE}; give a part of it a page of its own'
+
+
 def rule_paths(root=ROOT):
     "No tracked text file names a path of somebody's machine or a registry's host"
     files = subprocess.run(['git', 'ls-files'], cwd=root, capture_output=True, text=True).stdout.split('\n')
@@ -579,6 +590,9 @@ def pages_of(root=ROOT):
     ]
 
 
+WHOLE = rule_order, rule_numbers, rule_modules, rule_paths, rule_index, rule_derived, rule_drawing, rule_readme
+
+
 def lint(root=ROOT, only=None):
     "All messages, one a line"
     cfg, pages = settings(root), pages_of(root)
@@ -592,7 +606,7 @@ def lint(root=ROOT, only=None):
     for rule in (rule_unique, rule_labels):
         yield from rule(pages)
     yield from rule_api(pages, root)
-    for rule in (rule_order, rule_numbers, rule_paths, rule_index, rule_derived, rule_drawing, rule_readme):
+    for rule in WHOLE:
         yield from rule(root)
 
 
