@@ -37,7 +37,8 @@ TOO_WIDE = """
 const column = document.querySelector('main').getBoundingClientRect();
 const out = e => { const r = e.getBoundingClientRect();
   return r.right > column.right + 1 || r.left < column.left - 1; };
-const cut = e => e.tagName == 'PRE' && e.scrollWidth > e.clientWidth + 1;
+const own = e => innerWidth < 576 && e.classList.contains('columns');   // on a phone a printed table scrolls by itself
+const cut = e => e.tagName == 'PRE' && e.scrollWidth > e.clientWidth + 1 && !own(e);
 return [...document.querySelectorAll('main img, main table, main .cell-output pre:not(.sourceCode)')]
   .filter(e => e.getClientRects().length && !e.closest('[id^=norm-axes]') && (out(e) || cut(e)))
   .map(e => e.tagName + ': ' + (e.alt || e.textContent).slice(0, 60));

@@ -277,11 +277,13 @@ $body-color: {text};
 $link-color: {link};
 $code-color: {code};
 $code-bg: {mix(ground, text, 0.07)};
+$navbar-padding-y: .5rem;
 /*-- scss:rules --*/
 html {{ scroll-padding-top: 5rem; }}
 // figures keep their own paper, so their colours mean the same in both themes, and never leave the column
 .cell-output-display img, .quarto-figure img {{ background: {paper}; border-radius: .4rem; }}
 main img {{ max-width: 100%; height: auto; }}
+{".cell-output-display img, .quarto-figure img { filter: brightness(.9); }" if dark else ""}
 // tables and equations scroll by themselves; printed lines that are too long go on below
 table {{ display: block; max-width: 100%; overflow-x: auto; }}
 div.cell-output pre:not(.sourceCode), div.cell-output pre:not(.sourceCode) code {{
@@ -293,6 +295,7 @@ main :not(pre) > code {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 td code, h1, h2, h3, h4, h5 {{ overflow-wrap: anywhere; }}
 .names td:first-child code, .names td:first-child, .parameters td:first-child code {{
   white-space: nowrap; overflow-wrap: normal; }}
+.names td:nth-child(2) code {{ white-space: nowrap; }}
 .parameters td code {{ overflow-wrap: normal; }}
 // what is small is still to be read
 nav.quarto-page-breadcrumbs, nav.quarto-page-breadcrumbs a, .quarto-secondary-nav .breadcrumb-item a,
@@ -316,9 +319,15 @@ strong a {{ font-weight: inherit; }}
   main p {{ overflow-x: auto; overflow-y: hidden; overflow-wrap: break-word; }}
   main li, .csl-entry {{ overflow-wrap: anywhere; }}
   pre, pre code {{ font-size: .66rem; }}
+  // what stands in columns scrolls by itself, and a shadow says where it goes on
+  div.cell-output pre.columns, div.cell-output pre.columns code {{ white-space: pre; overflow-wrap: normal; }}
+  div.cell-output pre.columns {{ overflow-x: auto; }}
+  table, div.cell-output pre.columns {{ background:
+    linear-gradient(to left, {ground} 40%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, {mix(ground, text, 0.4)}, transparent) 100% 0 / .8rem 100% no-repeat scroll; }}
   .names thead {{ display: none; }}
   .names td {{ display: block; }}
-  .names td:first-child {{ padding-bottom: 0; border: 0; }}
+  .names td:not(:last-child) {{ padding-bottom: 0; border: 0; }}
   .parameters thead {{ display: none; }}
   .parameters tbody {{ display: block; }}
   .parameters tr {{ display: flex; flex-wrap: wrap; gap: 0 .8rem; padding: .4rem 0;

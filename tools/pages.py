@@ -31,6 +31,8 @@ OBJECT = re.compile(
     r"<module '([\w.]+)' from '[^']*'>|<(?:function|class|built-in function) '?([\w.]+)'?(?: at 0x\w+)?>"
 )
 READ_ONLY = '\n\nOn this site an exercise can be read, not solved: the button opens the page where its cells run.'
+NBDEV_FOLD = '#| code-fold: show\n#| code-summary: "Exported source"\n'
+LIBRARY_FOLD = '#| code-fold: true\n#| code-summary: "Source"\n'
 FORM = re.compile(r'^# @title (.*)\n', re.M)  # the title of a folded cell in Colab
 NOISE = re.compile(r'Traceback \(most recent call last\)|^.*\b\w*Warning: .*$|\x1b\[| at 0x[0-9a-f]{6,}', re.M)
 
@@ -47,11 +49,50 @@ def build(out, root=L.ROOT):
             )
         else:
             shutil.copy(src, out / f)
+    for f in sorted((out / 'nbs/library').glob('*.ipynb')):
+        nb = json.loads(f.read_text(encoding='utf-8'))
+        nb['cells'] = [new for c in nb['cells'] for new in with_source(c)]
+        f.write_text(json.dumps(nb, indent=1, ensure_ascii=False), encoding='utf-8')
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', BUILD], cwd=out, capture_output=True, text=True)
     if res.returncode:
         raise RuntimeError(f'nbdev could not process the pages:\n{res.stderr[-3000:]}')
     finish(out / '_proc', root)
     return out / '_proc'
+
+
+EXPORTED = re.compile(r'((?:^#\|.*\n)*?)^#\| *(export|exports|exporti) *\n((?:^#\|.*\n)*)', re.M)
+
+
+def pieces(code):
+    "The text of a cell cut behind each definition, and what each piece defines"
+    lines, begin = code.splitlines(keepends=True), 0
+    body = ast.parse(code).body
+    for n, later in zip_longest(body, body[1:]):
+        if later is None or isinstance(n, (ast.FunctionDef, ast.ClassDef)):
+            end = n.end_lineno if later else len(lines)
+            yield ''.join(lines[begin:end]).strip('\n'), getattr(n, 'name', '')
+            begin = end
+
+
+def with_source(cell):
+    """A cell of a library page as cells of the site: each definition by itself, below its entry if it is public, its
+    source folded. nbdev would hide the source of what is exported, and list several definitions last to first."""
+    source = ''.join(cell['source'])
+    head = EXPORTED.match(source) if cell['cell_type'] == 'code' else None
+    code = source[head.end() :] if head else ''
+    if not head or all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(code).body):
+        return [cell]
+    made = []
+    for i, (piece, name) in enumerate(pieces(code)):
+        own = dict(cell, id=f'{cell["id"][:56]}-{i}', outputs=[])
+        if head[2] == 'exporti' or not name or name.startswith('_'):  # no entry: run for what comes behind, and shown
+            made.append(dict(own, source=as_lines(f'#| exporti\n{piece}')))
+            shown = f'#| code-fold: true\n#| code-summary: "Source"\n#| eval: false\n{piece}'
+            made.append(dict(own, id=own['id'] + '-s', source=as_lines(shown)))
+        else:
+            made.append(dict(own, source=as_lines(f'{head[1]}#| exports\n{head[3]}{piece}')))
+    made[-1]['outputs'] = cell['outputs']
+    return made
 
 
 def as_lines(source):
@@ -79,16 +120,36 @@ def unnumbered(cell):
     )
 
 
+def module_file(module, cfg, root):
+    "The file of a module, which may be a package's"
+    path = Path(root) / cfg['lib_path'] / (module.replace('.', '/') + '.py')
+    return path if path.exists() else path.with_suffix('') / '__init__.py'
+
+
 def source_link(name, module, cfg, root):
     "The link to a definition that `show_doc` leaves out: in a package's own file, or made by a decorator"
-    path = Path(root) / cfg['lib_path'] / (module.replace('.', '/') + '.py')
-    if not path.exists():
-        path = path.with_suffix('') / '__init__.py'
+    path = module_file(module, cfg, root)
     line = next(
         (n.lineno for n in ast.parse(path.read_text(encoding='utf-8')).body if getattr(n, 'name', '') == name), None
     )
     address = f'{cfg["git_url"]}/blob/{cfg["branch"]}/{path.relative_to(root).as_posix()}#L{line}'
     return f'[source]({address}){{target="_blank" style="float:right; font-size:smaller"}}\n\n' if line else ''
+
+
+def gather_links(cells):
+    "The links of all definitions of a cell above it, each with its name: nbdev puts all but the first below"
+    shown = lambda c: ''.join(c['outputs'][0]['data']['text/markdown']) if c.get('has_sd') and c.get('outputs') else ''
+    for c in [c for c in cells if c['cell_type'] == 'code' and NBDEV_FOLD in c['source']]:
+        body = ast.parse(c['source']).body
+        names = {n.name.lower(): n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+        links = {m[1]: d for d in cells if (m := T.ANCHOR.match(shown(d))) and m[1] in names}
+        for key, d in links.items():
+            cells.remove(d)
+            if len(links) > 1:
+                data = d['outputs'][0]['data']
+                data['text/markdown'] = shown(d).replace('[source](', f'[{names[key]}](', 1)
+        at = cells.index(c)
+        cells[at:at] = [links[key] for key in reversed(names) if key in links]  # they float: the first stands rightmost
 
 
 def about(page):
@@ -137,10 +198,13 @@ def finish(proc, root=L.ROOT):
                             1,
                         )
                     lesson = part_of(root, p.name) not in (None, LIBRARY)
-                    o['data']['text/markdown'] = T.anchor(md) if lesson else T.rewritten(md)
+                    path = module_file(pages[p.name].module, cfg, root) if pages[p.name].module else None
+                    o['data']['text/markdown'] = T.anchor(md) if lesson else T.rewritten(md, path)
             if c['cell_type'] == 'markdown':  # a name that the author linked himself keeps his link
                 c['source'] = re.sub(rf'\[\[(`[^`]+`)\]\({base}[^)]*\)\]', r'[\1]', c['source'])
                 c['source'] = re.sub(rf'\[(`[^`]+`)\]\({base}([\w./-]+)#([\w.]+)\)', link, c['source'])
+        if pages[p.name].is_lesson:
+            gather_links(p.nb['cells'])
         if part_of(root, p.name) is not None:
             badge, _ = L.colab_parts(p.name, cfg)
             if pages[p.name].is_exercise:
@@ -158,6 +222,8 @@ def finish(proc, root=L.ROOT):
             front = p.nb['cells'][0]
             front['source'] = re.sub(r'\n---\s*$', f'\naliases: [{", ".join(old[p.name])}]\n---\n', front['source'])
         for c in p.nb['cells']:
+            if p.name.startswith('library/') and c['cell_type'] == 'code':
+                c['source'] = c['source'].replace(NBDEV_FOLD, LIBRARY_FOLD)
             c['source'] = as_lines(unformed(c['source']) if c['cell_type'] == 'code' else c['source'])
         p.path.write_text(json.dumps(p.nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
