@@ -205,6 +205,73 @@ def test_doc_tables():
     assert T.anchor(shown('    x')) == '[]{#f}[source](https://example.org/u#L1){target="_blank"}'
 
 
+MODULE = """from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Run:
+    "A run."
+    rate: float = .1  # at its highest
+
+class Norm(nn.LayerNorm):
+    "As PyTorch's."
+
+def f(
+    x,          # numbers
+    **kwargs,   # for g
+):              # their sum, --all of <them>
+    "Does f."
+"""
+
+
+def test_doc_tables_ask_the_source(tmp_path):
+    "What show_doc leaves out stands in the module: comments of fields, of **kwargs and of what is returned"
+    path = tmp_path / 'm.py'
+    path.write_text(MODULE)
+    assert '| `rate` | `float` | `0.1` | at its highest |' in T.table('def Run(\n    rate:float=0.1\n)->None:', path)
+    shown = T.table('def f(\n    x,\n    **kwargs\n):', path)
+    assert '| `**kwargs` | for g |' in shown
+    assert r'| **returns** | their sum, \--all of \<them> |' in shown  # as text, no HTML and no dash
+    norm = T.table('def Norm(\n    normalized_shape:int, device=None, # for backward compatibility\n):', path)
+    assert 'torch.nn.LayerNorm.html' in norm and 'backward' not in norm
+    assert 'backward' in T.table('def Norm(\n    device=None, # for backward compatibility\n):')  # nothing to ask
+
+
+def test_source_of_what_is_exported():
+    "On a library page each definition stands by itself, in its order, with its source; imports stay hidden"
+    def made(source):
+        cell = dict(cell_type='code', id='c', metadata={}, outputs=['o'], source=source.splitlines(True))
+        return P.with_source(cell)
+
+    imports = '#| export\nimport torch\nfrom torch import nn'
+    assert [''.join(c['source']) for c in made(imports)] == [imports]
+    two = made('#| export\ndef f():\n    return 1  # one\n\n# second\ndef g():\n    return 2\n\nX = 3')
+    texts = [''.join(c['source']) for c in two]
+    assert texts[0] == '#| exports\ndef f():\n    return 1  # one'
+    assert texts[1] == '#| exports\n# second\ndef g():\n    return 2'
+    assert texts[2] == '#| exporti\nX = 3' and texts[3].endswith('eval: false\nX = 3') and 'code-fold: true' in texts[3]
+    assert len({c['id'] for c in two}) == len(two) and two[-1]['outputs'] == ['o'] and not two[0]['outputs']
+    hidden, shown = made('#| exporti\nclass A:\n    pass')
+    assert ''.join(hidden['source']).startswith('#| exporti') and '#| exp' not in ''.join(shown['source'])
+    plain = dict(cell_type='code', id='d', source=['print(1)'], outputs=[])
+    assert P.with_source(plain) == [plain]
+
+
+def test_links_of_one_cell_stand_together():
+    "nbdev puts the links of the second and third definition below the cell, where they seem to be the next one's"
+    def doc(name):
+        md = f'[]{{#{name.lower()}}}[source](a#{name})'
+        return dict(cell_type='code', has_sd=True, source='', outputs=[dict(data={'text/markdown': md})])
+
+    code = dict(cell_type='code', outputs=[], source=P.NBDEV_FOLD + 'def f(): pass\nclass B: pass')
+    single = dict(cell_type='code', outputs=[], source=P.NBDEV_FOLD + 'def one(): pass')
+    cells = [doc('f'), code, doc('B'), doc('one'), single]
+    P.gather_links(cells)
+    shown = [c['outputs'][0]['data']['text/markdown'] if c['outputs'] else c['source'][-20:] for c in cells]
+    assert shown[0] == '[]{#b}[B](a#B)' and shown[1] == '[]{#f}[f](a#f)'
+    assert cells[2] is code and shown[3] == '[]{#one}[source](a#one)' and cells[4] is single
+
+
 def test_folds_have_names():
     "On the site the title of a folded cell is the name of its fold, and no line of its code"
     assert (
