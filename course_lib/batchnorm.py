@@ -17,7 +17,7 @@ def update_running(
     new:Tensor,      # the same statistic of this batch, in at least float32
     momentum,        # weight of `new`: a number, or a tensor of shape ()
 ):
-    "One link of the chain: `running = (1-momentum)*running + momentum*new`."
+    "Update a running statistic: `running = (1-momentum)*running + momentum*new`."
     running.copy_(running.to(new.dtype).lerp(new, momentum))
 
 # %% ../nbs/07_batchnorm.ipynb #6f2f09af
@@ -45,7 +45,7 @@ def batch_norm(
     momentum:float=0.1,    # weight of this batch in the running statistics
     eps:float=1e-5,        # added to the variance, in units of x**2
 )->Tensor:                 # same shape and dtype as `x`
-    "Ioffe and Szegedy 2015, algorithms 1 and 2; the arguments of `F.batch_norm`."
+    "Batch norm, with `F.batch_norm`'s arguments (Ioffe and Szegedy 2015, algorithms 1 and 2)."
     dims = (0, *range(2, x.ndim))
     shape = (-1,) + (1,)*(x.ndim-2)
     full = at_least_float32(x)

@@ -65,7 +65,7 @@ def length_map(
     sigma_w:float,   # standard deviation of a weight times the root of its fan-in
     sigma_b:float=0. # standard deviation of a bias
 )->Tensor:           # the next layer's variance, shape ()
-    "One wide layer (Poole et al. 2016, eq. 3)."
+    "The variance behind one wide layer, where it was `q` (Poole et al. 2016, eq. 3)."
     return sigma_w**2*normal_mean(f(q**.5*Z)**2) + sigma_b**2
 
 def correlation_map(
@@ -75,14 +75,14 @@ def correlation_map(
     sigma_w:float,   # standard deviation of a weight times the root of its fan-in
     sigma_b:float=0. # standard deviation of a bias
 )->Tensor:           # the next layer's correlation, shape ()
-    "One wide layer (Poole et al. 2016, eq. 5)."
+    "Two images' correlation behind one wide layer, where it was `c` (Poole et al. 2016, eq. 5)."
     return (sigma_w**2*pair_mean(f, q, c) + sigma_b**2)/q
 
 # %% ../nbs/14_depth.ipynb #depth21
 def derivative(
     f,  # function of a tensor, applied elementwise
 ):      # its derivative, likewise
-    "By autograd."
+    "The derivative of a function, by autograd."
     @torch.enable_grad()
     def slope_of(x):
         x = x.detach().requires_grad_()
@@ -104,7 +104,7 @@ def fixed_point(
     sigma_w:float,   # standard deviation of a weight times the root of its fan-in
     sigma_b:float=0. # standard deviation of a bias
 )->tuple:            # variance q (after 300 layers from 1), and correlation c in [0, 1]
-    "Where the two maps lead (Poole et al. 2016, section 2). The correlation by bisection."
+    "Where `length_map` and `correlation_map` lead, many layers on (Poole et al. 2016, section 2)."
     q = torch.tensor(1., dtype=torch.float64)
     for _ in range(300):
         q = length_map(q, f, sigma_w, sigma_b)

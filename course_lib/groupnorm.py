@@ -42,7 +42,7 @@ def instance_norm(
     momentum:float=0.1,          # weight of this batch in the running statistics
     eps:float=1e-5,              # added to the variance, in units of x**2
 )->Tensor:                       # same shape and dtype as `x`
-    "Each channel of each image by itself (Ulyanov et al. 2016, eq. 3), as `F.instance_norm`."
+    "Standardize each channel of each image, as `F.instance_norm` (Ulyanov et al. 2016, eq. 3)."
     if not use_input_stats:
         return batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
     dims = tuple(range(2, x.ndim))

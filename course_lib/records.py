@@ -42,7 +42,7 @@ def claim_table(
     lines = []
     for claim, d in claims.items():
         lines.append([claim, interval_text(d), f"{d['ahead']} of {d['seeds']}", f'**{claim_verdict(d, level)}**'])
-    return markdown_table(['claim', 'difference and 95 % interval', 'seeds ahead', ''], lines)
+    return markdown_table(['claim', 'difference and 95 % interval', 'seeds ahead', 'verdict'], lines)
 
 # %% ../nbs/library/records.ipynb #2ec00009
 def beats(

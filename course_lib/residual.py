@@ -70,7 +70,7 @@ def stream_moments(
     net:nn.Sequential,  # in the mode that it is in
     x:Tensor,           # images (N, 1, 28, 28)
 )->list:                # for each block: mean square of the stream behind it, the branch's share
-    "Mean squares along the stream; the share of the branch is of the sum of branch and skip."
+    "Mean squares along the stream; the share is what the branch is of branch and skip together."
     moments = []
     for layer in net:
         y = layer(x)
@@ -85,7 +85,7 @@ def stream_moments(
 def stream_formula(
     scales,   # s of each branch, first block first
 )->list:      # mean square of the stream behind each block, where it starts at 1
-    "Each block multiplies it by 1+s² at the start (De and Smith 2020)."
+    "At the start a block multiplies the stream's mean square by 1+s² (De and Smith 2020)."
     size, sizes = 1., []
     for s in scales:
         size = size*(1+s**2)

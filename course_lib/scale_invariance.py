@@ -34,7 +34,7 @@ class FixedLinear(nn.Module):
 def invariant_net(
     channels=(8, 16, 16),  # of three convolutions of stride 2
 )->nn.Sequential:          # (N, 1, 28, 28) -> (N, 10)
-    "Each trained weight stands in front of a norm."
+    "A convolutional network in which each trained weight stands in front of a norm."
     layers = []
     for n_in, n_out in zip((1, *channels), channels):
         layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False)]

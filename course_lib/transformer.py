@@ -108,7 +108,7 @@ def stream_after(
 
 # %% ../nbs/16_transformers.ipynb #wgh00001
 class Divided(nn.Module):
-    "By a number."
+    "Divides its input by a number."
     def __init__(self, by:float):
         super().__init__()
         self.by = by

@@ -49,7 +49,7 @@ def coordinate_check(
     loss_of,              # as for `watched_loss`
     steps=(1, 2, 4, 8),   # after which to look
 )->dict:                  # layer -> root mean square of its output's change since the start, a list
-    "How far a few steps on one batch move what each layer gives (Yang et al. 2022, appendix D.1)."
+    "How far a few steps on one batch move what each layer gives (Yang et al. 2021, appendix D.1)."
     changes = {}
     loss, start = watched_loss(model, loss_of)
     for step in range(1, max(steps)+1):
@@ -76,7 +76,7 @@ def mup_scales(
     fan_out:float,  # of a weight, as a multiple of the base model's
     fan_in:float,   # the same
 )->dict:            # factors on the base model's `std`, and on the rate of `adam` and `sgd`
-    "The rows of the table (Yang et al. 2022, table 3; SGD's rate: Yang et al. 2023, eq. 7)."
+    "The factors of µP (Yang et al. 2021, table 3; SGD's rate: Yang et al. 2023, eq. 7)."
     std = 1/fan_in if fan_out==1 else fan_in**-.5
     return dict(std=std, adam=1/fan_in, sgd=fan_out/fan_in)
 
