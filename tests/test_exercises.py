@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_lib.grading import EXERCISES, assess, grade, load_topics
+import derived as D
+from course_lib.grading import EXERCISES, assess, grade, load_topics, words
 from course_lib.grading.debugging import BUGS, show_bug
 from course_lib.grading.rescue import sample_images
 
@@ -142,7 +143,7 @@ def test_snippets_on_the_page_are_those_of_the_grader():
     shown = {
         ''.join(c['source']): ''.join(c['outputs'][0]['data']['text/markdown'])
         for c in nb['cells']
-        if c['cell_type'] == 'code' and c['outputs']
+        if c['cell_type'] == 'code' and any('data' in o for o in c['outputs'])
     }
     assert shown == {f'show_bug({k!r})': show_bug(k).data for k in BUGS} and len(shown) == 8
 
@@ -170,6 +171,22 @@ def test_lessons_link_their_exercises():
 
 def test_every_page_exists():
     assert {p.stem for p in PAGES} == {e.page for e in EXERCISES.values()}
+
+
+def test_order_of_exercises():
+    "Pages in the order of the course; on each what only a lesson asks, then what the page asks, as they stand there."
+    assert list(words.PAGES) == [Path(n).stem for n in D.parts(ROOT)['Exercises']]
+    for p in PAGES:
+        here = list(starting_cells(p))
+        asked = [k for k in IN_LESSONS if EXERCISES[k].page == p.stem and k not in here]
+        assert words.PAGES[p.stem].split() == asked + here, p.stem
+
+
+def test_page_on_grading_links_every_page_of_exercises():
+    text = '\n'.join(s for k, s in cells_of(ROOT / 'nbs/library/grading.ipynb') if k == 'markdown')
+    for p in PAGES:
+        title = re.match('# Exercises: (.*)', cells_of(p)[0][1])[1]
+        assert f'[{title}](../exercises/{p.name})' in text, p.stem
 
 
 QUESTIONS = [

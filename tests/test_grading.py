@@ -14,6 +14,7 @@ from torch import nn
 from course_lib import grading
 from course_lib.grading import EXERCISES, READ, Report, Result, course_progress, grade, load_topics
 from course_lib.grading.rescue import sample_images
+from course_lib.grading.words import PAGES, TITLES, place
 
 ROOT = Path(__file__).resolve().parents[1]
 load_topics()
@@ -25,7 +26,7 @@ sample_images()   # before any grader's clock runs
 def test_worst_report_fits(name):
     "Everything wrong, each for a reason of its own that is as long as can be, and noise: still one screen."
     ex = EXERCISES[name]
-    longest = max(READ, key=lambda k: sum(map(len, READ[k])))
+    longest = max(READ, key=lambda k: len(place(k)))
     printed = 'x'*1_000_000
     for failed in range(len(ex.properties)+1):
         results = [Result(p.claim, '✗', f'{i} '+'word '*100, longest) if i < failed else Result(p.claim, '✓')
@@ -82,13 +83,33 @@ def test_what_to_read_is_known(name):
     assert ex.read in READ and all(p.read in READ for p in ex.properties if p.read)
 
 
+def page_of(name):
+    "The notebook that `READ` calls by this name: there is one, and no more."
+    pages = [p for p in (ROOT/'nbs').rglob('*.ipynb')
+             if re.fullmatch(rf'(\d\d[a-d]?_)?{name}.ipynb', p.relative_to(ROOT/'nbs').as_posix())]
+    assert len(pages) == 1, (name, pages)
+    return pages[0]
+
+
+def prose_of(path):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')+'\n'
+
+
 @pytest.mark.parametrize('key', READ)
 def test_what_to_read_exists(key):
     page, heading = READ[key]
-    pages = [p for p in (ROOT/'nbs').rglob('*.ipynb') if p.parent.name != 'exercises']
-    cells = [c for p in pages if re.fullmatch(rf'(\d\d[a-d]?_)?{page}', p.stem)
-             for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown']
-    assert f'# {heading}\n' in '\n'.join(''.join(c['source']) for c in cells)+'\n', (page, heading)
+    assert f'# {heading}\n' in prose_of(page_of(page)), (page, heading)
+    assert place(key).startswith(f'"{heading}" in '.replace('""', '"'))
+
+
+def test_titles_are_those_of_the_pages():
+    "A report names a page by its title, so no two have the same."
+    assert {page for page, _ in READ.values()} == TITLES.keys()
+    for page, title in TITLES.items():
+        assert prose_of(page_of(page)).startswith(f'# {title}\n'), page
+    room = [(title, page.startswith('library/')) for page, title in TITLES.items()]
+    assert len(set(room)) == len(room)
 
 
 # ---- progress
@@ -103,6 +124,19 @@ def test_progress(capsys):
     out = capsys.readouterr().out
     assert f'init: 1 of {ON_INIT}' in out and 'tries: 1' in out
     assert re.search(r'✓ offset_input .* solved on \d{4}-\d\d-\d\d', out)
+
+
+def test_progress_keeps_the_order_of_the_pages(capsys):
+    course_progress()
+    out = capsys.readouterr().out
+    shown = [found[1] for found in re.finditer(r'^    (\w+) ', out, re.M)]
+    assert shown == ' '.join(PAGES.values()).split()
+
+
+def test_progress_lists_what_is_new(monkeypatch, capsys):
+    monkeypatch.setitem(EXERCISES, 'mine', EXERCISES['offset_input']._replace(page='my_page'))
+    course_progress('my_page')
+    assert 'my_page: 0 of 1\n    mine ' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('content', [b'', b'{', b'[]', b'\xff\xfe', b'{"exercises": {"offset_input": 3}}',

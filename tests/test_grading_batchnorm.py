@@ -79,7 +79,7 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
 WRONG = [  # exercise, answer, what the report must say
     ('bn_parameters', dict(learned=64, kept=128, values=3136), 'a weight and a bias'),
     ('ema', dict(weight=.1*.9**9, batches=44, noise=19**-.5), 'ten newer batches'),
-    ('one_three', dict(output=1, mean=1.8, var=1.1), 'read batchnorm, "A chain of `lerp`"'),
+    ('one_three', dict(output=1, mean=1.8, var=1.1), 'read "A chain of `lerp`" in Batch normalization'),
     ('one_three', dict(output=3, mean=.2, var=1.1), 'as it came in'),
     ('one_three', dict(output=1, mean=..., var=1.9), '– mean: not filled in yet'),
     ('bn_parameters', dict(learned=..., kept=256, values=...), 'not kept from the data'),

@@ -58,7 +58,7 @@ PLANTED = [  # exercise, what stands in the right one, what replaces it, what th
     ('standardize', '(var+eps).sqrt()', '(var+eps)', 'divided by the variance, not by its root'),
     ('standardize', '    return (x-mean)/(var+eps).sqrt()', '    return (x-x.mean())/(var+eps)',
      'mean; use dims; divided by the variance, not by its root'),
-    ('standardize', 'correction=0', 'correction=1', 'read layernorm, "Three lines"'),
+    ('standardize', 'correction=0', 'correction=1', 'read "Three lines" in Layer normalization'),
     ('standardize', '    return (', '    x = x.detach(); mean = mean.detach(); var = var.detach(); return (',
      'without gradient'),
 ]

@@ -118,6 +118,7 @@ FOLDED = '<details id="hint-f1"><summary>Hint</summary>\n\nh\n\n</details>\n\n<d
         ('solution-f1', 'solution-f2', 'no solution'),
         ('return x', 'return (', 'its solution'),
         ('course_progress()', '', 'no cell that calls course_progress'),
+        ('"1\\n"', '"f1 solved on 2026-11-30\\n"', "somebody's progress"),
         ('exercise: f1', 'f1', 'no starting cell'),
         ('summary>Hint', 'summary>[a](../03_none.ipynb)', 'does not exist'),
         ('colab-badge', 'badge', 'badge'),

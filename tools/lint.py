@@ -450,6 +450,8 @@ def rule_exercises(p, cfg):
         yield 'no starting cell (`#| exercise: name`)'
     if 'course_progress(' not in code:
         yield 'no cell that calls course_progress'
+    if any('solved on' in json.dumps(c.get('outputs', [])) for c in p.code):
+        yield "an output shows somebody's progress: run the page with COURSE_PROGRESS set to an empty folder"
     for n in names:
         if not re.search(rf"#\| exercise: {n}\n[\s\S]*grade\('{n}'", code):
             yield f'{n}: no grade call after its starting cell'

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..core import say
 from .submission import TimeUp, culprit, is_blank, one_line, run_quietly
-from .words import EXERCISES, READ, translate
+from .words import EXERCISES, PAGES, READ, place, translate  # noqa: F401
 
 # %% ../../nbs/library/grading.ipynb #340828d6
 class Miss(AssertionError):
@@ -138,7 +138,7 @@ class Report:
                 told.append(why)
                 indent = dict(initial_indent='    ', subsequent_indent='    ')
                 lines += [f'{mark} {claim}', *textwrap.wrap(why, 100, max_lines=2, placeholder=' …', **indent)]
-                lines.append('    read {}, "{}"'.format(*READ[read]))
+                lines.append(f'    read {place(read)}')
         if self.printed:
             begin = ' '.join(self.printed[:40].split())
             lines.append(f'It printed {len(self.printed):,} characters, beginning with {begin!r}.')
@@ -265,13 +265,14 @@ def course_progress(
 ):
     "Show which exercises are solved on this machine."
     load_topics()
-    pages = sorted({e.page for e in EXERCISES.values()})
+    names = dict.fromkeys([*' '.join(PAGES.values()).split(), *EXERCISES])
+    pages = dict.fromkeys([*PAGES, *(e.page for e in EXERCISES.values())])
     if page and page not in pages:
         print(f"course_progress: no page {page!r}; there are {', '.join(pages)}")
         return
     done = _load_progress()
     for p in [page] if page else pages:
-        rows = {k: (e.task, done.get(k, {})) for k, e in EXERCISES.items() if e.page == p}
+        rows = {k: (EXERCISES[k].task, done.get(k, {})) for k in names if EXERCISES[k].page == p}
         say(f"{p}: {sum('solved' in row for _, row in rows.values())} of {len(rows)}")
         for name, (task, row) in rows.items():
             solved = row.get('solved')

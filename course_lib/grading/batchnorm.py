@@ -80,7 +80,7 @@ EXERCISES.update(
             (1/19, 'this is the ratio of the variances; its root is asked for'),
             (.1, 'only the newest batch has weight .1; the older ones add their noise'),
             (.1**.5, 'momentum/(2-momentum) is the sum of the squared weights')])),
-    builtin_net=Exercise('batchnorm', "Q4: a network with PyTorch's batch norm", 'layer', (
+    builtin_net=Exercise('batchnorm', "a network with PyTorch's batch norm", 'layer', (
         Property('gives a model for 28x28 images', _is_image_model, gate=True),
         Property('a norm after every convolution but the last', _norm_places),
         Property('no bias that a norm cancels', _no_dead_bias))))

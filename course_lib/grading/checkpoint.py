@@ -17,14 +17,15 @@ from . import EXERCISES, READ, Exercise, Miss, Property, expect
 
 # %% ../../nbs/library/grading_checkpoint.ipynb #687ec7c1
 class PlainRun:
-    "A run of a plain training loop: `step()` makes one step; `model`, `opt`, `sched` and `data` are its parts."
+    "A plain training loop; `step()` makes one step, and `model`, `opt`, `sched` and `data` are its parts."
 
     def __init__(
         self,
         seed: int,  # of weights, dropout and the order of the data
     ):
         torch.manual_seed(seed)
-        self.model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(.5), nn.Linear(8, 3))
+        self.model = nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(.5), nn.Linear(8, 3))
         self.opt = torch.optim.SGD(self.model.parameters(), lr=.1, momentum=.9)
         self.sched = torch.optim.lr_scheduler.CosineAnnealingLR(self.opt, 24)
         self.data = EpochSampler(48, 6, seed=seed)
@@ -44,7 +45,7 @@ class PlainRun:
             self.data.set_epoch(self.data.epoch + 1)
 
 # %% ../../nbs/library/grading_checkpoint.ipynb #d1c6effc
-READ.update(resume=('checkpoints', 'Checkpoints'))
+READ.update(resume=('library/checkpoints', 'Checkpoints'))
 
 def _after_steps(run, n):
     "`run` after `n` steps more."

@@ -21,7 +21,7 @@ READ.update(
     two_flags=('flags', 'Two flags'),
     gap=('train_eval_gap', 'The wrong momentum'),
     measure=('train_eval_gap', 'One measurement'),
-    freeze=('freeze', 'A norm that is held'),
+    freeze=('library/freeze', 'A norm that is held'),
     moved=('fine_tuning', 'What is new'))
 
 def _which_statistics(training, track):

@@ -42,8 +42,8 @@ def _right_groups(sub, make, reference, x):
                'wrong axes: the statistics are shared by the images of the batch; each image has its own', 'groups')
         cards = normalize_as(_dealt(x, size), Recipe((2, 3, 4), groups, eps=1e-3))
         expect(not any(torch.allclose(y, o, atol=1e-6) for o in (cards, _dealt(cards, groups))),
-               f'groups split the wrong way: a group should be {size} neighbouring channels, not every {groups}th; '
-               f'view(N, G, C//G, ...)', 'groups')
+               f'groups split the wrong way: a group should be {size} neighbouring channels, not one in every '
+               f'{groups}; view(N, G, C//G, ...)', 'groups')
         raise
 
 def _refuses_groups(sub):

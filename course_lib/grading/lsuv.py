@@ -18,7 +18,7 @@ from .answers import numbers
 # %% ../../nbs/library/grading_lsuv.ipynb #18a3c9dc
 READ.update(
     one_mean=('lsuv', 'Which mean?'),
-    batch_mean=('datasets', 'What the network should see'))
+    batch_mean=('library/datasets', 'What the network should see'))
 
 EXERCISES.update(
     one_step=numbers('lsuv', 'one exact step', 'step',

@@ -19,7 +19,7 @@ from .rescue import descend, expect_same_layers, accuracy_now
 # %% ../../nbs/library/grading_projects.ipynb #63b9dd94
 READ.update(
     gain=('init', 'What a ReLU takes'),
-    convert=('convert', 'A whole model'))
+    convert=('library/convert', 'A whole model'))
 
 def clusters(
     seed: int,  # of the examples; the clusters are always the same
@@ -88,7 +88,7 @@ def _trains_now(f):
         losses, accuracy = train_clusters(_rescued(f, seed), seed)
         expect(math.isfinite(losses[-1]), f'with seed {seed} the loss is {losses[-1]} at the end')
         if accuracy < .8:
-            raise Miss(f'with seed {seed} only {accuracy:.0%} of new points are right; 80 % are asked for')
+            raise Miss(f'with seed {seed} only {100*accuracy:.0f} % of new points are right; 80 % are asked for')
 
 EXERCISES['train_by_init'] = Exercise('projects', 'make a network train by initialization alone', 'gain', (
     Property('the same network', _same_network, gate=True),
@@ -139,9 +139,9 @@ def _converted(convert, seed=0):
     return _changed(convert, small_net(seed))
 
 def _is_defence(sub):
-    expect(isinstance(sub, (tuple, list)) and len(sub) == 2, 'hand in two things: (convert, rows)')
+    expect(isinstance(sub, (tuple, list)) and len(sub) == 2, 'hand in two things: (my_convert, rows)')
     net = _converted(sub[0])
-    expect(isinstance(net, nn.Module), 'convert(model) should return a model')
+    expect(isinstance(net, nn.Module), 'my_convert(model) should return a model')
     expect_tensor(net(torch.randn(2, 1, 8, 8)), (2, 4))
 
 def _bears_one(sub):
@@ -201,7 +201,8 @@ def _repeats(sub):
     accuracy = train_pairs(_converted(convert, best['seed']), best['lr'], best['seed'])
     if abs(accuracy-best['accuracy']) > .02:
         raise Miss(f"the best row does not repeat: lr {best['lr']:g}, seed {best['seed']} gives {accuracy:.3f} in "
-                   f"place of {best['accuracy']:.3f}; rows are made by train_pairs(convert(small_net(seed)), lr, seed)")
+                   f"place of {best['accuracy']:.3f}; a row is made by train_pairs(my_convert(small_net(seed)), lr, "
+                   f"seed)")
 
 def _defends(sub):
     mine, batch = (_best_accuracies(sub[1], norm) for norm in ('mine', 'batch'))

@@ -204,7 +204,7 @@ def _learns(seed):
 
     def test(f):
         accuracy = train_sample(_started(f, seed), seed)
-        expect(accuracy >= .5, f'{accuracy:.0%} of the test images are right, 50 % are asked for')
+        expect(accuracy >= .5, f'{100*accuracy:.0f} % of the test images are right, 50 % are asked for')
 
     return test
 

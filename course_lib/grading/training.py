@@ -20,10 +20,10 @@ from ..learner import (Callback, CancelBatchException, CancelEpochException, Can
 
 # %% ../../nbs/library/grading_training.ipynb #575a7647
 READ.update(
-    events=('loop', 'Events'),
-    momentum=('learner', 'What momentum does'),
-    batch_mean=('datasets', 'What the network should see'),
-    schedule=('training', 'Schedules are functions of a position'))
+    events=('library/loop', 'Events'),
+    momentum=('library/learner', 'What momentum does'),
+    batch_mean=('library/datasets', 'What the network should see'),
+    schedule=('library/training', 'Schedules are functions of a position'))
 
 class _CountCB(Callback):
     "Counts the batches that were begun, by kind of pass."
