@@ -46,7 +46,7 @@ def signed_hist(
 # %% ../nbs/library/activations.ipynb #8f1be767
 def is_elementwise(
     m:nn.Module, # module without children
-)->bool:         # can it be run again on a few rows, and is its derivative one number an element?
+)->bool:         # can it be run again on a few rows, and is its derivative one number per element?
     "True for activation functions: no matrices, no state, no randomness."
     no = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.Flatten, nn.Identity)
     return not isinstance(m, no) and not any(True for _ in m.buffers()) and all(p.ndim<2 for p in m.parameters())

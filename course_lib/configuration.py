@@ -47,7 +47,7 @@ class TrainConfig:
     "Everything that decides what a run computes. Raises `ValueError` for a value that makes no sense."
     dataset:str = 'fashion_mnist' # 'fashion_mnist', 'mnist' or 'mnist_50k'
     norm:str = None               # a name that `norm_factory` knows, or a key of `TOKEN_NORMS`; None: the model's own
-    bs:int = 128                  # images a step
+    bs:int = 128                  # images per step
     epochs:int = 5                # passes over the training data
     lr:float = 0.1                # learning rate, the highest of the schedule
     momentum:float = 0.9          # of SGD, in [0, 1)

@@ -33,7 +33,7 @@ def inplace(
 
 # %% ../nbs/library/datasets.ipynb #ab4002f9
 def image_to_tensor(
-    im,           # PIL image, 8 bits a channel, grey or colour
+    im,           # PIL image, 8 bits per channel, grey or colour
 )->torch.Tensor:  # float32, (C, H, W), in [0, 1]
     "What `to_tensor` of torchvision gives."
     x = torch.from_numpy(np.array(im))
@@ -67,7 +67,7 @@ class EpochSampler(Sampler):
 
     def __init__(self,
         n:int,             # number of rows
-        batch_size:int,    # rows a batch; the position is counted in batches
+        batch_size:int,    # rows per batch; the position is counted in batches
         shuffle:bool=True, # a new permutation each epoch, or always 0, 1, 2, ...?
         seed:int=42,       # of the permutations, not negative
     ):
@@ -229,12 +229,12 @@ class DataLoaders:
     @classmethod
     def from_dd(cls,
         dd,                    # `DatasetDict`: the first split trains, the second validates
-        batch_size:int,        # rows a training batch
+        batch_size:int,        # rows per training batch
         tfm=None,              # called with each PIL image; default `image_to_tensor`, or the transform that `dd` has
         batch_tfm=None,        # called with each batch `(x, y)`, returns the new one
         num_workers:int=0,     # processes that read ahead; 0 reads in this one
         seed:int=42,           # of the order of the training rows
-        valid_batch_size=None, # rows a validation batch; default `batch_size`
+        valid_batch_size=None, # rows per validation batch; default `batch_size`
         **kwargs,              # for `DataLoader`
     )->'DataLoaders':
         "Stream: read, decode and transform rows when their turn comes. Raises `ValueError` for fewer than two splits."
@@ -251,11 +251,11 @@ class DataLoaders:
     @classmethod
     def in_memory(cls,
         dd,                      # `DatasetDict`: the first split trains, the second validates
-        batch_size:int,          # rows a training batch
+        batch_size:int,          # rows per training batch
         device=None,             # where bytes and batches live; default `def_device`
         seed:int=42,             # of the order of the training rows
         normalize:bool=True,     # with mean and standard deviation of all training pixels? else x is in [0, 1]
-        valid_batch_size=None,   # rows a validation batch; default `batch_size`
+        valid_batch_size=None,   # rows per validation batch; default `batch_size`
         cols=('image','label'),  # names of the columns of images and class numbers
     )->'DataLoaders':              # its `mean` and `std` are those of the training pixels, floats
         "Decode all images once, keep their bytes on `device`. Raises `ValueError` when they are not of one size."

@@ -205,7 +205,7 @@ class SyncMetricsCB(MetricsCB):
 
 # %% ../nbs/library/distributed.ipynb #19c0b002
 class AccelerateCB(DistributedCB):
-    "Train as `accelerate launch` or torchrun says: device, processes, precision. `RuntimeError` where it is not told."
+    "Device, processes, precision as `accelerate launch` or torchrun says. `RuntimeError` if it misses a process."
     def __init__(self,
         n_inp:int=1,         # how many of the batch's first items go to the model
         max_norm:float=None, # clip the norm of the whole gradient to this; `None`: don't

@@ -121,7 +121,7 @@ def n_params(
 def layer_table(
     model:nn.Sequential, # its children are run one after another
     x:Tensor,            # a batch; the modes of the modules are kept, so batch norms may be updated
-)->list:                 # a dict a child: name, shape of its output without N, params, mults per sample
+)->list:                 # a dict per child: name, shape of its output without N, params, mults per sample
     "Shapes, parameters, and multiplications of the convolutions and linear maps, child by child."
     rows,counts = [],[]
     def count(m, args, y):

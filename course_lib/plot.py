@@ -142,7 +142,7 @@ def show_images(
     ims,            # images, each as `show_image` takes it
     nrows:int=None, # rows of the grid
     ncols:int=None, # columns of the grid
-    titles=None,    # one text an image; those at the end may be missing
+    titles=None,    # one text per image; those at the end may be missing
     imsize:float=1.2, # side of an image in inches
     **kwargs,       # for `show_image`
 ):                  # the axes

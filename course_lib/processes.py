@@ -110,9 +110,7 @@ def torchrun(
     *args:str,         # the script's arguments
     timeout:float=600, # seconds for all of it
 )->str:                # what the processes printed
-    """`torchrun --standalone --nproc-per-node=n script args`, also where the machine's own name leads nowhere.
-
-    Raises `RuntimeError` with the script's errors, `TimeoutError`."""
+    "`torchrun --standalone --nproc-per-node=n script args`. `RuntimeError` with the script's errors, `TimeoutError`."
     script = Path(script).resolve()
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr=localhost']
     command = [*launcher, f'--nproc-per-node={n}', script.name, *args]

@@ -53,7 +53,7 @@ def markdown_table(
 
 
 def _by_norm(cells, names, show):
-    "A row a norm, a column a batch size"
+    "A row per norm, a column per batch size"
     sizes = sorted({size for _,size in cells})
     shown = [n for n in names if any(norm==n for norm,_ in cells)]
     lines = [[n.replace('_', ' '), *(show(cells.get((n, b))) for b in sizes)] for n in shown]
@@ -62,7 +62,7 @@ def _by_norm(cells, names, show):
 
 def accuracy_table(
     cells,  # as `sweep_cells` gives them
-)->str:     # a row a norm, a column a batch size
+)->str:     # a row per norm, a column per batch size
     "Mean ± standard deviation at the tuned rate; 'failed' where every seed did, a share where some did."
     def show(c):
         if c is None:
@@ -77,7 +77,7 @@ def accuracy_table(
 def reach_table(
     cells,        # as `sweep_cells` gives them
     level:float,  # accuracy
-)->str:           # a row a norm, a column a batch size
+)->str:           # a row per norm, a column per batch size
     "Median over the seeds of the samples needed to reach an accuracy, at the rate tuned for the final one."
     def show(c):
         median = math.inf if c is None else float(np.median([samples_to(r, level) for r in c['rows']]))
@@ -87,7 +87,7 @@ def reach_table(
 
 def cost_table(
     rows,  # of sweeps
-)->str:    # a row a norm, a column a batch size
+)->str:    # a row per norm, a column per batch size
     "Median processor time of 1,000 training images, in milliseconds, as part of a stack."
     groups = group_rows([r for r in rows if r.get('cpu_seconds')], 'norm', 'batch_size')
     ms = {k:np.median([r['cpu_seconds']/r['config']['samples'] for r in v])*1e6 for k,v in groups.items()}
@@ -148,7 +148,7 @@ def plot_lr(
     batch_size:int,  # which
     ax,              # where to draw
 ):
-    "Accuracy against learning rate: a dot a seed, the line through their means; failed runs lie at 0.1."
+    "Accuracy against learning rate: a dot per seed, the line through their means; failed runs lie at 0.1."
     for (norm,),cell in group_rows([r for r in rows if r['config']['batch_size']==batch_size], 'norm').items():
         if all(r['failure'] for r in cell):
             continue

@@ -33,7 +33,7 @@ class RunConfig:
     "Everything that decides the outcome of a run."
     dataset: str = 'fashion_mnist'  # name for `get_dataset`; 'mnist' is split 50,000/10,000
     norm: str = 'none'              # name for `norm_factory`
-    batch_size: int = 2             # images a step
+    batch_size: int = 2             # images per step
     lr: float = .1                  # learning rate at the start
     seed: int = 0                   # of the initial weights and of the order of the images
     norm_1x1: bool = False          # also normalize the map of one pixel?
@@ -185,7 +185,7 @@ STACK_IMAGES = 128  # images of all models in a step; with more, one operation i
 
 
 def sweep_lrs(
-    batch_size:int,  # images a step
+    batch_size:int,  # images per step
 )->tuple:            # five learning rates, each about three times the one before
     "The learning rates that are tried at a batch size."
     first = 0 if batch_size<8 else 1 if batch_size<32 else 2

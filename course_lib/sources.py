@@ -106,7 +106,7 @@ def dataset_from_arrays(
     classes:list,       # names of the classes
     description:str='', # where the data come from; kept in `.info.description`
 )->'datasets.Dataset':  # columns `image` and `label`
-    "A Hugging Face data set in memory whose images are _PGM files: a header, and the pixels as they are."
+    "A Hugging Face data set in memory whose images are PGM files: a header, and the pixels as they are."
     import datasets, pyarrow as pa
     feats = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list(classes)))
     n,h,w = x.shape
@@ -125,7 +125,7 @@ def dataset_from_arrays(
 # %% ../nbs/library/sources.ipynb #c6f633ea
 def _pgm_pixels(
     rows:list, # contents of image files, bytes
-):             # uint8 array (N, H, W); `None` when they are not all _PGM files of one size
+):             # uint8 array (N, H, W); `None` when they are not all PGM files of one size
     found = re.match(_PGM.replace(b'%d', rb'(\d+)'), rows[0])
     if found is None:
         return

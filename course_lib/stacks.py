@@ -49,7 +49,7 @@ def image_sets(
 def batch_order(
     n:int,           # training images there are
     samples:int,     # images seen in training, counted with repetition
-    batch_size:int,  # images a step
+    batch_size:int,  # images per step
     seed:int,        # of the order
 )->Tensor:           # image numbers, int64, (steps, batch size)
     "Which images make which batch of a run: one permutation after the other, cut into batches of equal size."

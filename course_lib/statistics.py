@@ -14,7 +14,7 @@ from scipy import stats
 
 # %% ../nbs/library/statistics.ipynb #5d0004fa
 def t_interval(
-    values,           # one number a seed
+    values,           # one number per seed
     level:float=.95,  # how often such an interval holds the true mean, where values are normal
 )->tuple:             # its ends; infinite for one value
     "Student's t interval of the mean."
@@ -26,7 +26,7 @@ def t_interval(
 
 
 def bootstrap(
-    values,      # one number a seed
+    values,      # one number per seed
     n:int=2000,  # resamples
     seed:int=0,  # of the resampling
 )->tuple:        # lower and upper end of the 95 % interval of the mean

@@ -34,7 +34,7 @@ def alternate(
     min_time:float=.02,  # seconds that one measurement should last: short calls are repeated
     clock=done_at,        # seconds; `time.thread_time` leaves out what other programs take, on the CPU
     warmup:int=2,        # calls of each that don't count, at least 1
-)->dict:                 # name: (rounds,) seconds a call, in the order in which they were taken
+)->dict:                 # name: (rounds,) seconds per call, in the order in which they were taken
     "Warm up, then measure each function in turn, again and again."
     timers = {k:timeit.Timer(f, timer=clock) for k,f in fs.items()}
     n = {k:max(1, math.ceil(min_time/max(t.repeat(warmup, 1)[-1], 1e-9))) for k,t in timers.items()}

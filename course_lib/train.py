@@ -35,7 +35,7 @@ def _write_text(path, text):
     os.replace(tmp, path)
 
 class _HistoryCB(Callback):
-    "One row an epoch: printed, and written to a CSV file, if a path is given. Needs `MetricsCB`."
+    "One row per epoch: printed, and written to a CSV file, if a path is given. Needs `MetricsCB`."
     order = 60
     def __init__(self, path=None):
         self.path,self.rows = path,[]
@@ -84,7 +84,7 @@ def _as_table(rows, header=True):
     lines = [[shown(k, r[k]) for k in COLUMNS] for r in rows]
     if header:
         lines.insert(0, COLUMNS)
-    return '\n'.join(' '.join(f'{v:>{len(k)}}' for k,v in zip(COLUMNS, line)) for line in lines)
+    return '\n'.join(' '.join(f'{v:>{max(len(k), 7)}}' for k,v in zip(COLUMNS, line)) for line in lines)
 
 # %% ../nbs/library/train.ipynb #5927378e
 def _plot_history(rows, path):
@@ -172,11 +172,13 @@ def _default_folder():
     "A new folder for a run, named after the time."
     return Path('runs')/time.strftime('%Y%m%d-%H%M%S')
 
-def _closing_table(rows, out, cfg):
-    "What a run came to, as text."
+def _closing_lines(rows, out, resumed):
+    "What a run came to, as text; the whole table only where its first rows were printed by an earlier call."
     best = max(rows, key=lambda r: r['valid_accuracy'])
     seconds = sum(r['seconds'] for r in rows)
-    return (f"\n{_as_table(rows)}\n\nvalid accuracy {rows[-1]['valid_accuracy']:.4f} after {len(rows)} epochs "
+    epochs = f"{len(rows)} epoch{'s'*(len(rows)>1)}"
+    table = f'\n{_as_table(rows)}\n' if resumed else ''
+    return (f"{table}\nvalid accuracy {rows[-1]['valid_accuracy']:.4f} after {epochs} "
             f"(best {best['valid_accuracy']:.4f} after epoch {best['epoch']}), {seconds:.1f} s\n"
             f"in {out}: history.csv, curves.png, config.json, checkpoint.pt")
 
@@ -185,7 +187,7 @@ def _closing_table(rows, out, cfg):
 def course_train(
     dataset:str='fashion_mnist', # data: fashion_mnist, mnist or mnist_50k
     norm:str=None,               # none, batch, layer, instance, group, running, rms; transformer: none, layer, rms
-    bs:int=128,                  # images a step
+    bs:int=128,                  # images per step
     epochs:int=5,                # passes over the training data
     lr:float=0.1,                # highest learning rate
     momentum:float=0.9,          # of SGD
@@ -215,4 +217,4 @@ def course_train(
         sys.exit(f'course_train: {e}')
     except KeyboardInterrupt:
         sys.exit(f'course_train: stopped; go on with --resume --out {folder} and the same options')
-    say(_closing_table(rows, folder, cfg))
+    say(_closing_lines(rows, folder, resume))

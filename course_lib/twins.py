@@ -7,6 +7,7 @@ __all__ = ['sample_input']
 
 # %% ../nbs/library/twins.ipynb #46cb0024
 import copy
+import re
 import warnings
 
 import torch
@@ -31,6 +32,7 @@ def compare(layer, reference, what, got, want, why=(), tol=1e-9):
     def message(text):
         lines = text.splitlines()
         size = next((o for o in lines if o.startswith('Greatest absolute')), lines[0])
+        size = re.sub(r'(?<=difference: )\S+', lambda m: f'{float(m[0]):.3g}', size)
         said = f"{what}: {size[0].lower()}{size[1:].rstrip('.')}"
         return message_of(layer, reference, said, why() if callable(why) else why)
     assert_close(got, want, rtol=tol, atol=tol, equal_nan=True, msg=message)

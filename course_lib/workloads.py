@@ -69,7 +69,7 @@ def _stream_loaders(dd, batch_size, workers=0):
 # %% ../nbs/library/workloads.ipynb #1ca4a8cd
 def bench_epochs(
     images:int=6000,      # of Fashion-MNIST, to train on; a sixth of them validates
-    batch_size:int=1024,  # images a step
+    batch_size:int=1024,  # images per step
     workers:tuple=(0,1,2),# of the stream, which runs with each of these numbers; the fastest counts
     device='cpu',         # where to compute
     **how,                # rounds, clock and warmup, as in `alternate`
@@ -110,7 +110,7 @@ def bench_epochs(
 # %% ../nbs/library/workloads.ipynb #a3ca6f9b
 def bench_stack(
     models:int=16,        # trained at once
-    batch_size:int=2,     # images of each model a step
+    batch_size:int=2,     # images of each model per step
     norms=('batch','group'), # names for `norm_factory`
     compile:bool=True,    # also measure one model of the first norm compiled?
     device='cpu',         # where to compute

@@ -251,9 +251,7 @@ def norm_report(
     small:int=32,           # warn below so many values per statistic
     get_input=first_input,  # from a batch to the model's input; a tuple: several arguments; a dict: keywords
 )->list:                    # a dict per norm: name, kind, values, mean_shift, var_ratio, gap, warning
-    """Running against batch statistics, in the order of an evaluation pass: shift of the mean in running stds, ratio of
-    variances, and the relative difference of the norm's output between training and evaluation. Modules called a norm
-    that are not known here stand at the end."""
+    "Running against batch statistics of each norm, in the order of an evaluation pass; unknown norms stand at the end."
     names = {m:n for n,m in norm_layers(model).items()}
     rows = []
     def look(hook, m, inputs):
