@@ -634,7 +634,10 @@ def source_lines(name, root=L.ROOT):
     behind = about(page) * (part_of(root, name) is not None)
     first = page.cells[0]['source'] + behind + READ_ONLY * page.is_exercise
     lines = [*written_lines(re.sub('^# ', f'# {number_of(name)} ', first) if number_of(name) else first)]
-    for c in page.cells[1:]:
+    cells = page.cells[1:]
+    if page.is_library:
+        cells = [dict(made, source=''.join(made['source'])) for c in cells for made in with_source(c)]
+    for c in cells:
         if c['cell_type'] == 'markdown':
             lines += written_lines(c['source'])
         elif not HIDDEN.search(c['source']):
