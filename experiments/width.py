@@ -1,6 +1,6 @@
 """Does a learning rate found on a small network hold on a wide one? python experiments/width.py [mlp|transformer]
 
-Claims, Yang and Hu 2021; Yang et al. 2022. In the standard parametrization the best rate moves with width (figures 1
+Claims, Yang and Hu 2021; Yang et al. 2021. In the standard parametrization the best rate moves with width (figures 1
     and 3, from width 128 or 256 to 8,192); in the maximal update parametrization (µP) it stays, and "wider is better":
     at one rate a wider network has a smaller loss.
 

@@ -277,4 +277,4 @@ def course_progress(
         for name, (task, row) in rows.items():
             solved = row.get('solved')
             state = f'solved on {solved}' if solved else f"tries: {row['tries']}" if row else 'not begun'
-            say(f"  {'✓' if solved else ' '} {name:20} {task:52} {state}")
+            say(f"  {'✓' if solved else ' '} {state:20} {name:20} {task}")
