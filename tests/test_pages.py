@@ -253,6 +253,8 @@ def test_source_of_what_is_exported():
     assert len({c['id'] for c in two}) == len(two) and two[-1]['outputs'] == ['o'] and not two[0]['outputs']
     hidden, shown = made('#| exporti\nclass A:\n    pass')
     assert ''.join(hidden['source']).startswith('#| exporti') and '#| exp' not in ''.join(shown['source'])
+    assert '#| code-summary: "Source of A"\n' in ''.join(shown['source'])
+    assert P.summary_of('a, b = 1, 2\nc = d = 3') == 'Source of a, b, c …' and P.summary_of('f(1)') == 'Source'
     plain = dict(cell_type='code', id='d', source=['print(1)'], outputs=[])
     assert P.with_source(plain) == [plain]
 

@@ -74,20 +74,36 @@ def pieces(code):
             begin = end
 
 
+def summary_of(piece):
+    "What stands on the fold of a piece that has no entry: the names that it gives, three at most"
+    names = []
+    for n in ast.parse(piece).body:
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)):
+            names.append(n.name)
+        elif isinstance(n, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            stored = [o for t in getattr(n, 'targets', None) or [n.target] for o in ast.walk(t)]
+            names += [o.id for o in stored if isinstance(o, ast.Name)]
+    shown = ', '.join(dict.fromkeys(names[:3]))
+    return f'Source of {shown}{" …" * (len(names) > 3)}' if shown else 'Source'
+
+
 def with_source(cell):
     """A cell of a library page as cells of the site: each definition by itself, below its entry if it is public, its
     source folded. nbdev would hide the source of what is exported, and list several definitions last to first."""
     source = ''.join(cell['source'])
     head = EXPORTED.match(source) if cell['cell_type'] == 'code' else None
     code = source[head.end() :] if head else ''
-    if not head or all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(code).body):
+    if not head:
+        return [cell]
+    imports = ast.Import, ast.ImportFrom
+    if all(isinstance(n, imports) or ast.unparse(n).startswith('_all_ =') for n in ast.parse(code).body):
         return [cell]
     made = []
     for i, (piece, name) in enumerate(pieces(code)):
         own = dict(cell, id=f'{cell["id"][:56]}-{i}', outputs=[])
         if head[2] == 'exporti' or not name or name.startswith('_'):  # no entry: run for what comes behind, and shown
             made.append(dict(own, source=as_lines(f'#| exporti\n{piece}')))
-            shown = f'#| code-fold: true\n#| code-summary: "Source"\n#| eval: false\n{piece}'
+            shown = f'#| code-fold: true\n#| code-summary: "{summary_of(piece)}"\n#| eval: false\n{piece}'
             made.append(dict(own, id=own['id'] + '-s', source=as_lines(shown)))
         else:
             made.append(dict(own, source=as_lines(f'{head[1]}#| exports\n{head[3]}{piece}')))
