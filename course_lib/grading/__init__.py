@@ -259,6 +259,12 @@ def grade(
     return report
 
 # %% ../../nbs/library/grading.ipynb #5bd54892
+def _state(row):
+    "What the file says of an exercise: solved, tried, or nothing."
+    if row is None:
+        return '  not begun'
+    return f"✓ solved on {row['solved']}" if 'solved' in row else f"  tries: {row['tries']}"
+
 @call_parse
 def course_progress(
     page: str = None,  # only the exercises of this page, for example batchnorm
@@ -272,9 +278,8 @@ def course_progress(
         return
     done = _load_progress()
     for p in [page] if page else pages:
-        rows = {k: (EXERCISES[k].task, done.get(k, {})) for k in names if EXERCISES[k].page == p}
-        say(f"{p}: {sum('solved' in row for _, row in rows.values())} of {len(rows)}")
-        for name, (task, row) in rows.items():
-            solved = row.get('solved')
-            state = f'solved on {solved}' if solved else f"tries: {row['tries']}" if row else 'not begun'
-            say(f"  {'✓' if solved else ' '} {state:20} {name:20} {task}")
+        states = {name: _state(done.get(name)) for name in names if EXERCISES[name].page == p}
+        wide, long = max(map(len, states.values())), max(map(len, states))
+        say(f"{p}: {sum('✓' in state for state in states.values())} of {len(states)}")
+        for name, state in states.items():
+            say(f'  {state:{wide}}  {name:{long}}  {EXERCISES[name].task}')
