@@ -196,6 +196,45 @@ def test_search(site, query, found):
     assert not any(r'\(' in t or r'\frac' in t for t in texts)
 
 
+MARKED = """
+const names = [...document.querySelectorAll('.navbar .nav-link[aria-current]')].map(a => a.textContent.trim());
+const bar = document.getElementById('quarto-sidebar').getBoundingClientRect();
+const item = document.querySelector('#quarto-sidebar .sidebar-link.active').getBoundingClientRect();
+return [names, item.top >= bar.top && item.bottom <= bar.bottom];
+"""
+
+
+@pytest.mark.parametrize(
+    'page, part',
+    [
+        ('library/fused.html', 'Library'),
+        ('exercises/projects.html', 'Exercises'),
+        ('play/values.html', 'Play'),
+        ('towards_90.html', 'Lessons'),
+    ],
+)
+def test_reader_sees_where_he_is(site, page, part):
+    "The navbar marks the part of the page, and the page itself is in sight in the sidebar"
+    address, _, quarto = site
+    if not quarto:
+        pytest.skip('pandoc makes no navbar')
+    with B.browser(1280) as d:
+        d.get(address + page)
+        wait_for(d, lambda d: d.execute_script(MARKED) == [[part], True])
+
+
+def test_printed_tables_scroll_on_a_phone(site):
+    "Lines in columns stay lines where the screen is narrow; at a desk they wrap like the rest"
+    address, _, quarto = site
+    if not quarto:
+        pytest.skip('pandoc has no script that finds them')
+    for width, white in ((390, 'pre'), (1280, 'pre-wrap')):
+        with B.browser(width) as d:
+            d.get(address + 'why_batchnorm.html')
+            style = "return getComputedStyle(document.querySelector('pre.columns')).whiteSpace"
+            assert d.execute_script(style) == white
+
+
 @pytest.mark.parametrize('old, new', [('core.html', 'library/core.html'), ('12b_axes.html', 'play/axes.html')])
 def test_old_addresses(site, old, new):
     address, _, quarto = site
