@@ -21,7 +21,7 @@ READ.update(
     law=('init', 'Fifty layers, no activation'),
     back=('init', 'Xavier: there is a way back'),
     gain=('init', 'What a ReLU takes'),
-    fans=('library/weights', 'Fans'),
+    fans=('library/weights', 'Counting inputs and outputs'),
     rescue=('start', 'What the twentieth layer sees'),
     products=('signal', 'A sum of products'),
     loss=('init_in_practice', 'What should the first loss be?'))

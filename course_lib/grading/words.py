@@ -65,7 +65,7 @@ TITLES = {  # page -> its title
     'library/checkpoints': 'Checkpoints',
     'library/checks': 'Checks of a layer',
     'library/convert': 'Convert norms',
-    'library/datasets': 'Data',
+    'library/datasets': 'Loaders',
     'library/freeze': 'Freeze the norms',
     'library/learner': 'Training loop',
     'library/loop': 'Events',
