@@ -96,9 +96,8 @@ def fan_growth(
     "Which side is which? Biases, norms and what `inputs` names have no fan-in that grows."
     ratios = [n/n0 for n, n0 in zip(shape, base_shape)]
     turned = isinstance(module, INPUT_FIRST)
-    is_weight = name=='weight' and isinstance(module, OUTPUT_FIRST+INPUT_FIRST)
-    if turned and getattr(module, 'groups', 1)>1:
-        is_weight = False              # its sides do not tell how many inputs an output has
+    unclear = turned and getattr(module, 'groups', 1)>1  # how many inputs has an output?
+    is_weight = name=='weight' and isinstance(module, OUTPUT_FIRST+INPUT_FIRST) and not unclear
     if is_weight and all(r==1 for r in ratios[2:]):
         return tuple(ratios[1::-1] if turned else ratios[:2])
     one_sided = max(ratios, default=1)==1 or len(shape)!=2 and sum(n>1 for n in shape)<2

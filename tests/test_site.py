@@ -129,6 +129,15 @@ def site(tmp_path_factory, request):
         yield address, {k: address + n for k, n in names.items()}, quarto
 
 
+@pytest.fixture
+def quarto_site(site):
+    "The address of the site that Quarto has rendered; pandoc makes no search, navbar, scripts or redirects"
+    address, _, quarto = site
+    if not quarto:
+        pytest.skip('Quarto did not render these pages')
+    return address
+
+
 def faults_of(d, name, width):
     "What is wrong with the page that the browser shows"
     if (scrolls := d.execute_script('return document.documentElement.scrollWidth')) > width:
@@ -184,13 +193,10 @@ def results(d, query):
         ('recalibrate', 'Recalibrate'),
     ],
 )
-def test_search(site, query, found):
+def test_search(quarto_site, query, found):
     "The words of a query are found in any order, and formulas are no TeX"
-    address, _, quarto = site
-    if not quarto:
-        pytest.skip('pandoc makes no search')
     with B.browser() as d:
-        d.get(address)
+        d.get(quarto_site)
         texts = results(d, query)
     assert any(found in t for t in texts[:5]), texts
     assert not any(r'\(' in t or r'\frac' in t for t in texts)
@@ -213,36 +219,27 @@ return [names, item.top >= bar.top && item.bottom <= bar.bottom];
         ('towards_90.html', 'Lessons'),
     ],
 )
-def test_reader_sees_where_he_is(site, page, part):
+def test_reader_sees_where_he_is(quarto_site, page, part):
     "The navbar marks the part of the page, and the page itself is in sight in the sidebar"
-    address, _, quarto = site
-    if not quarto:
-        pytest.skip('pandoc makes no navbar')
     with B.browser(1280) as d:
-        d.get(address + page)
+        d.get(quarto_site + page)
         wait_for(d, lambda d: d.execute_script(MARKED) == [[part], True])
 
 
-def test_printed_tables_scroll_on_a_phone(site):
+def test_printed_tables_scroll_on_a_phone(quarto_site):
     "Lines in columns stay lines where the screen is narrow; at a desk they wrap like the rest"
-    address, _, quarto = site
-    if not quarto:
-        pytest.skip('pandoc has no script that finds them')
     for width, white in ((390, 'pre'), (1280, 'pre-wrap')):
         with B.browser(width) as d:
-            d.get(address + 'why_batchnorm.html')
+            d.get(quarto_site + 'why_batchnorm.html')
             style = "return getComputedStyle(document.querySelector('pre.columns')).whiteSpace"
             assert d.execute_script(style) == white
 
 
 @pytest.mark.parametrize('old, new', [('core.html', 'library/core.html'), ('12b_axes.html', 'play/axes.html')])
-def test_old_addresses(site, old, new):
-    address, _, quarto = site
-    if not quarto:
-        pytest.skip('pandoc makes no redirects')
+def test_old_addresses(quarto_site, old, new):
     with B.browser() as d:
-        d.get(address + old)
-        wait_for(d, lambda d: d.current_url == address + new)
+        d.get(quarto_site + old)
+        wait_for(d, lambda d: d.current_url == quarto_site + new)
 
 
 def test_a_fault_is_seen(tmp_path):
